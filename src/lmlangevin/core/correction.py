@@ -1,0 +1,171 @@
+"""The correction of one prediction: `correct` with state in and state out, and the bare `lm_direction`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lmlangevin.core.config import LMLConfig
+from lmlangevin.core.damping import Damping, History, get_controller
+from lmlangevin.core.errors import LMLError
+from lmlangevin.core.lowrank import scalar_dtype, solve
+
+
+class LMLInfo(NamedTuple):
+    """What one correction did, for plotting and for controllers; tensors on the prediction's device.
+
+    Attributes:
+        gain: (batch, r): the exact gains g_j, one for each previous prediction used; zeros where `identity`.
+        angle: (batch,): rotation of the prediction, in radians; zero where `identity`.
+        identity: (batch,) bool: whether the prediction was left as it came, bit for bit.
+    """
+
+    gain: Tensor
+    angle: Tensor
+    identity: Tensor
+
+
+class LMLState(NamedTuple):
+    """What the correction remembers between the steps of one run. `LMLState()` starts a run.
+
+    Attributes:
+        previous: Uncorrected predictions of earlier steps, newest first.
+        infos: The `LMLInfo` of those steps, newest first.
+        step: Number of steps taken.
+    """
+
+    previous: tuple[Tensor, ...] = ()
+    infos: tuple[LMLInfo, ...] = ()
+    step: int = 0
+
+
+def _check_prediction(prediction: Tensor) -> None:
+    if not isinstance(prediction, Tensor) or not prediction.is_floating_point() or prediction.ndim < 2:
+        got = (
+            f"a {prediction.dtype} tensor of shape {tuple(prediction.shape)}"
+            if isinstance(prediction, Tensor)
+            else (f"a {type(prediction).__name__}")
+        )
+        raise LMLError(f"prediction is {got}; give a floating-point tensor of shape (batch, *event).")
+
+
+def _untouched(prediction: Tensor, columns: int) -> LMLInfo:
+    batch = prediction.shape[0]
+    zeros = prediction.new_zeros((batch,), dtype=scalar_dtype(prediction.device))
+    return LMLInfo(zeros[:, None].expand(-1, columns), zeros, torch.ones_like(zeros, dtype=torch.bool))
+
+
+def _apply(
+    prediction: Tensor, previous: Sequence[Tensor], damping: Damping, absolute: bool
+) -> tuple[Tensor, LMLInfo]:
+    if not previous or (isinstance(damping.kappa, (int, float)) and damping.kappa == 0):
+        return prediction, _untouched(prediction, max(1, len(previous)))
+    solved = solve(prediction, previous, damping.kappa, damping.damping, absolute=absolute)
+    direction = solved.direction
+    if direction.dtype != prediction.dtype:
+        # An element of d can exceed every element of n (their norms are equal), and float16 ends at 65504.
+        limit = torch.finfo(prediction.dtype).max
+        direction = direction.clamp(-limit, limit).to(prediction.dtype)
+    keep = solved.identity
+    corrected = torch.where(keep.view((-1,) + (1,) * (prediction.ndim - 1)), prediction, direction)
+    gain = solved.gain.masked_fill(keep[:, None], 0)
+    return corrected, LMLInfo(gain, solved.angle.masked_fill(keep, 0), keep)
+
+
+def lm_direction(
+    prediction: Tensor,
+    previous: Tensor | None,
+    *,
+    kappa: float | Tensor,
+    damping: float | Tensor,
+    absolute: bool = False,
+) -> Tensor:
+    """Rotate a prediction by one damped rank-one Newton solve, keeping its norm.
+
+    With n the prediction and b = kappa * previous + (1 - kappa) * n, returns
+    ||n|| H^-1 n / ||H^-1 n|| for H = b b^T + lambda I, for every sample by itself:
+
+        (batch, channels, height, width), the same -> (batch, channels, height, width)
+        (batch, tokens, channels), the same        -> (batch, tokens, channels)
+
+    Args:
+        prediction: The network's prediction n, (batch, *event) with at least one event dimension, any float dtype.
+            Computed in float32 or wider.
+        previous: The (uncorrected) prediction of the step before, of the same shape, dtype and device; None on the
+            first step, which returns `prediction` itself.
+        kappa: Share of the previous prediction in the factor, in [-1, 1]; a number or a tensor of shape (batch,).
+        damping: mu with lambda = mu ||b||^2, dimensionless, above 0; a number or a tensor of shape (batch,).
+        absolute: Whether `damping` is lambda itself, as in the paper.
+
+    Returns:
+        A tensor of the prediction's shape and dtype. Bit-identical to the prediction where kappa is 0, the prediction
+        has norm zero, or a scalar of the solve is not finite.
+
+    Raises:
+        LMLError: For a prediction that is no batch of floats, another shape, dtype or device of `previous`, or a
+            number out of range. Values of tensors are not checked: that would wait for the device.
+
+    Reference:
+        arXiv:2505.24222; docs/method.md derives the form used here.
+    """
+    _check_prediction(prediction)
+    LMLConfig(
+        kappa=kappa if not isinstance(kappa, Tensor) else None,
+        damping=damping if not isinstance(damping, Tensor) else None,
+    )
+    if previous is None:
+        return prediction
+    if not _continues(prediction, previous):
+        raise LMLError(
+            f"previous has shape {tuple(previous.shape)}, dtype {previous.dtype} on {previous.device}, the prediction "
+            f"has {tuple(prediction.shape)}, {prediction.dtype} on {prediction.device}; give two that match."
+        )
+    return _apply(prediction, (previous,), Damping(kappa, damping), absolute)[0]
+
+
+def _continues(prediction: Tensor, previous: Tensor) -> bool:
+    return (
+        prediction.shape == previous.shape
+        and prediction.dtype == previous.dtype
+        and prediction.device == previous.device
+    )
+
+
+def correct(prediction: Tensor, state: LMLState, config: LMLConfig) -> tuple[Tensor, LMLState, LMLInfo]:
+    """Correct the prediction of one step.
+
+        state = LMLState()
+        for each step:
+            corrected, state, info = correct(network(x, t), state, config)
+
+    Args:
+        prediction: The network's prediction (noise, velocity, ...) of shape (batch, *event), any float dtype.
+        state: What the step before returned, `LMLState()` on the first step. A prediction of another shape, dtype or
+            device than the state holds starts a new run.
+        config: The settings.
+
+    Returns:
+        The corrected prediction (same shape, dtype and device), the next state and the step's `LMLInfo`. Nothing is
+        read back from the device. The state keeps its own copy of the prediction, which a compiled network may
+        overwrite later; the corrected prediction can be `prediction` itself where nothing was to be done.
+
+    Raises:
+        LMLError: If the prediction is not a floating-point tensor of shape (batch, *event).
+    """
+    _check_prediction(prediction)
+    if state.previous and not _continues(prediction, state.previous[0]):
+        state = LMLState()
+    controller, depth = get_controller(config.control)
+    if state.previous:
+        damping = controller(History(prediction, state.previous, state.infos, state.step), config)
+        corrected, info = _apply(
+            prediction, state.previous[: config.rank], damping, config.damping_mode == "absolute"
+        )
+    else:
+        corrected, info = prediction, _untouched(prediction, 1)
+    kept = max(config.rank, depth)
+    previous = (prediction.clone(), *state.previous)[:kept]
+    return corrected, LMLState(previous, (info, *state.infos)[:kept], state.step + 1), info

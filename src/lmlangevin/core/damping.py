@@ -1,0 +1,87 @@
+"""Controllers of the damping: what turns the history of a run into this step's kappa and damping.
+
+The direction (`lowrank`) and its damping (here) do not know of each other. A new controller is a function with
+the signature of `constant`, registered under a name; that name is then a valid `LMLConfig.control`, in every
+scheduler and on the command line, and no other file changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import torch
+
+if TYPE_CHECKING:
+    from lmlangevin.core.config import LMLConfig
+    from lmlangevin.core.correction import LMLInfo
+
+
+class Damping(NamedTuple):
+    """This step's damping.
+
+    Attributes:
+        kappa: A number, or a tensor of shape (batch,) on the prediction's device.
+        damping: A number, or a tensor of shape (batch,); relative or absolute as the configuration says.
+    """
+
+    kappa: float | torch.Tensor
+    damping: float | torch.Tensor
+
+
+class History(NamedTuple):
+    """What a controller may look at.
+
+    Attributes:
+        prediction: This step's prediction, (batch, *event).
+        previous: Uncorrected predictions of earlier steps, newest first, each (batch, *event). At least one; as many
+            as the larger of the configured rank and the controller's depth once the run is long enough.
+        infos: What was done at those steps, newest first, as long as `previous`.
+        step: Index of this step in the run, from 0.
+    """
+
+    prediction: torch.Tensor
+    previous: tuple[torch.Tensor, ...]
+    infos: tuple[LMLInfo, ...]
+    step: int
+
+
+Controller: TypeAlias = "Callable[[History, LMLConfig], Damping]"
+
+_CONTROLLERS: dict[str, tuple[Controller, int]] = {}
+
+
+def register_controller(name: str, *, depth: int = 1) -> Callable[[Controller], Controller]:
+    """Make a controller available as `LMLConfig(control=name)`.
+
+    Args:
+        name: The name; registering one twice replaces the first.
+        depth: How many previous predictions the controller needs to see. They are kept in memory, so ask for no
+            more than it uses.
+
+    Returns:
+        A decorator that returns the controller unchanged.
+    """
+
+    def decorate(controller: Controller) -> Controller:
+        _CONTROLLERS[name] = (controller, depth)
+        return controller
+
+    return decorate
+
+
+def controller_names() -> tuple[str, ...]:
+    """Return the registered names, in the order of registration."""
+    return tuple(_CONTROLLERS)
+
+
+def get_controller(name: str) -> tuple[Controller, int]:
+    """Return (controller, depth) of a registered name."""
+    return _CONTROLLERS[name]
+
+
+@register_controller("constant")
+def constant(history: History, config: LMLConfig) -> Damping:
+    """The configured kappa and damping at every step."""
+    del history
+    return Damping(*config.resolved())

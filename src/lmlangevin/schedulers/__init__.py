@@ -1,0 +1,19 @@
+"""LML schedulers for diffusers: real subclasses of any base scheduler, made by `with_lml`."""
+
+from lmlangevin.schedulers.factory import resolve, with_lml
+from lmlangevin.schedulers.names import SCHEDULERS, SchedulerName, build_scheduler
+from lmlangevin.schedulers.pipeline import apply_lml, remove_lml
+from lmlangevin.schedulers.presets import Preset, find_preset, presets_version
+
+__all__ = [
+    "SCHEDULERS",
+    "Preset",
+    "SchedulerName",
+    "apply_lml",
+    "build_scheduler",
+    "find_preset",
+    "presets_version",
+    "remove_lml",
+    "resolve",
+    "with_lml",
+]

@@ -1,0 +1,196 @@
+"""`with_lml`: make an LML subclass of a diffusers scheduler."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any, TypeVar
+
+import diffusers
+from diffusers.configuration_utils import register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+from lmlangevin.core import LMLError
+from lmlangevin.schedulers.mixin import _DPM_UPDATES, LML_DEFAULTS, LMLSchedulerMixin
+
+Base = TypeVar("Base", bound=SchedulerMixin)
+
+_CLASSES: dict[type, type] = {}
+
+_REFUSED = {
+    "DPMSolverSinglestepScheduler": "it evaluates the network several times an interval",
+    "DPMSolverSDEScheduler": "it evaluates the network twice an interval",
+    "RePaintScheduler": "it moves back and forth in time",
+    "LCMScheduler": "it samples a distilled consistency model, which has no trajectory to follow",
+    "TCDScheduler": "it samples a distilled consistency model, which has no trajectory to follow",
+}
+
+
+def with_lml(base: type[Base]) -> type[Base]:
+    """Return the LML version of a scheduler class: a real subclass, the same one on every call.
+
+    `with_lml(DDIMScheduler)` is `DDIMLMLScheduler`. It takes the base's arguments and the keys `gain`, `kappa`,
+    `damping`, `damping_mode`, `placement`, `rank`, `control`, `lml_enabled`, `record` (see `LMLConfig` and the
+    schedulers page of the documentation); `from_config`, `save_pretrained`, pickle and `copy.deepcopy` work as for the
+    base. With `lml_enabled=False`, or a gain of 0, it is bit-identical to the base.
+
+    A pipeline saved with the LML version of one of diffusers' own schedulers loads wherever `lmlangevin` is installed.
+    With the LML version of your own class, call `with_lml(YourScheduler)` before `from_pretrained`, so that the name is
+    known; unpickling does so by itself, where your class can be imported.
+
+    Args:
+        base: A subclass of `diffusers.SchedulerMixin` whose `step(model_output, timestep, sample, ...)` is called once
+            a timestep.
+
+    Returns:
+        The subclass; `base` itself if it is one already.
+
+    Raises:
+        LMLError: If the class is no scheduler, or evaluates the network more than once an interval.
+    """
+    if issubclass(base, LMLSchedulerMixin):
+        return base
+    if base not in _CLASSES:
+        _check_base(base)
+        _CLASSES[base] = _make(base)
+    return _CLASSES[base]
+
+
+def resolve(name: str) -> type:
+    """Return the class of a public name: `SchedulerMixin`, or the LML version that a name stands for.
+
+    Raises:
+        AttributeError: If neither diffusers nor an earlier `with_lml` call knows the base.
+    """
+    if name == "SchedulerMixin":
+        return SchedulerMixin
+    for made in _CLASSES.values():
+        if made.__name__ == name:
+            return made
+    base = getattr(diffusers, name.replace("LMLScheduler", "Scheduler"), None)
+    if not (inspect.isclass(base) and issubclass(base, SchedulerMixin)):
+        raise AttributeError(
+            f"lmlangevin has no {name!r}: diffusers has no such base. For a scheduler of your own, call "
+            "lmlangevin.with_lml(YourScheduler) first."
+        )
+    return with_lml(base)
+
+
+def _check_base(base: type) -> None:
+    name = getattr(base, "__name__", repr(base))
+    if not (inspect.isclass(base) and issubclass(base, SchedulerMixin)):
+        raise LMLError(f"base={name} is no diffusers scheduler; give a subclass of diffusers.SchedulerMixin.")
+    reason = next((_REFUSED[parent.__name__] for parent in base.__mro__ if parent.__name__ in _REFUSED), None)
+    if reason is None and getattr(base, "order", 1) != 1:
+        reason = "it evaluates the network twice an interval"
+    if reason is None and hasattr(base, "precondition_outputs"):
+        reason = (
+            "its predictions are preconditioned in the way of EDM, whose noise this package does not convert"
+        )
+    if reason is None and list(inspect.signature(base.step).parameters)[1:4] != [
+        "model_output",
+        "timestep",
+        "sample",
+    ]:
+        reason = "its step does not take (model_output, timestep, sample)"
+    if reason is not None:
+        raise LMLError(
+            f"base={name} cannot be corrected: {reason}; use DDIMScheduler, DPMSolverMultistepScheduler or another "
+            "scheduler that evaluates once a timestep."
+        )
+
+
+def _merged_signature(base: type) -> inspect.Signature:
+    """Return the base's explicit constructor signature with the LML keys behind its own."""
+    parameters = list(inspect.signature(base.__init__).parameters.values())
+    variadic = [p for p in parameters if p.kind is p.VAR_KEYWORD]
+    named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+    added = [
+        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default)
+        for key, default in LML_DEFAULTS.items()
+    ]
+    return inspect.Signature(named + added + variadic)
+
+
+def _rebuild(base: type) -> Any:
+    cls = with_lml(base)
+    return cls.__new__(cls)
+
+
+def _make(base: type) -> type:
+    parent: Any = base
+    signature = _merged_signature(base)
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        # All of the base's arguments are passed, given or not: it would otherwise record in its configuration that
+        # only its own keys were left at their defaults, and forget ours.
+        given = {
+            k: v for k, v in bound.arguments.items() if k not in LML_DEFAULTS and k not in ("self", "kwargs")
+        }
+        parent.__init__(self, **given, **bound.arguments.get("kwargs", {}))
+        self._lml_setup()
+
+    __init__.__signature__ = signature  # type: ignore[attr-defined]
+
+    @functools.wraps(parent.set_timesteps)
+    def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self._lml_begin_run()
+        return parent.set_timesteps(self, *args, **kwargs)
+
+    @functools.wraps(parent.step)
+    def step(self: Any, model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
+        if not self._lml_active or self.num_inference_steps is None:
+            return parent.step(self, model_output, timestep, sample, *args, **kwargs)
+        self._lml_count_step()
+        if self.config.placement == "score" or name_of_flow:
+            corrected = self._lml_corrected_output(model_output, timestep, sample)
+            return parent.step(self, corrected, timestep, sample, *args, **kwargs)
+        result = parent.step(self, model_output, timestep, sample, *args, **kwargs)
+        if is_dpm:  # the update methods below did the work
+            return result
+        eta = kwargs.get("eta", args[0] if args else 0.0)
+        return _add_to_previous(result, self._lml_ddim_increment(model_output, timestep, sample, eta))
+
+    def __reduce__(self: Any) -> tuple[Any, ...]:
+        return _rebuild, (base,), self.__dict__
+
+    is_dpm = all(hasattr(base, update) for update in _DPM_UPDATES)
+    name_of_flow = base.__name__ == "FlowMatchEulerDiscreteScheduler"
+    namespace: dict[str, Any] = {
+        "__module__": "lmlangevin",
+        "__qualname__": base.__name__.replace("Scheduler", "LMLScheduler"),
+        "__doc__": f"`{base.__name__}` with the LML correction; see `lmlangevin.with_lml` for the keys it adds.",
+        "__init__": register_to_config(__init__),
+        "__reduce__": __reduce__,
+        "_lml_base": base,
+        "set_timesteps": set_timesteps,
+        "step": step,
+    }
+    if is_dpm:
+        namespace |= {update: _corrected_update(parent, update) for update in _DPM_UPDATES}
+    return type(namespace["__qualname__"], (LMLSchedulerMixin, base), namespace)
+
+
+def _corrected_update(parent: Any, name: str) -> Any:
+    original = getattr(parent, name)
+
+    @functools.wraps(original)
+    def update(
+        self: Any, outputs: Any, *args: Any, sample: Any = None, noise: Any = None, **kwargs: Any
+    ) -> Any:
+        if args or kwargs or sample is None or not self._lml_active or self.config.placement != "reference":
+            return original(self, outputs, *args, sample=sample, noise=noise, **kwargs)
+        return self._lml_dpm_update(functools.partial(original, self), outputs, sample, noise)
+
+    return update
+
+
+def _add_to_previous(result: Any, increment: Any) -> Any:
+    if increment is None:
+        return result
+    if isinstance(result, tuple):
+        return (result[0] + increment.to(result[0].dtype), *result[1:])
+    result.prev_sample = result.prev_sample + increment.to(result.prev_sample.dtype)
+    return result

@@ -1,0 +1,187 @@
+"""What every LML scheduler adds to its base: configuration, state, and the two placements of the correction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmlangevin.core import LMLConfig, LMLError, LMLInfo, LMLState, correct
+from lmlangevin.schedulers import presets
+from lmlangevin.schedulers.noise import alpha_bar, noise_coordinates
+
+PLACEMENTS = ("score", "reference")
+
+LML_DEFAULTS: dict[str, Any] = {
+    "gain": None,
+    "kappa": None,
+    "damping": None,
+    "damping_mode": "relative",
+    "placement": "score",
+    "rank": 1,
+    "control": "constant",
+    "lml_enabled": True,
+    "record": False,
+    "preset": None,
+}
+"""Configuration keys that an LML scheduler has beyond its base's, with their defaults."""
+
+_DPM_UPDATES = (
+    "dpm_solver_first_order_update",
+    "multistep_dpm_solver_second_order_update",
+    "multistep_dpm_solver_third_order_update",
+)
+
+
+class LMLSchedulerMixin:
+    """The part that is the same for every base; `with_lml` puts it in front of one.
+
+    Attributes:
+        lml_history: With `record=True`, one `LMLInfo` a step of the run since `set_timesteps`; otherwise empty.
+    """
+
+    _lml_base: type
+    lml_history: list[LMLInfo]
+    # What every diffusers scheduler brings.
+    config: Any
+    timesteps: Tensor
+    register_to_config: Any
+
+    def _lml_setup(self) -> None:
+        """Validate the configuration, fill in the preset and start with no history. Called once, by `__init__`."""
+        config = self.config
+        if config.placement not in PLACEMENTS:
+            raise LMLError(f"placement={config.placement!r} is unknown; give 'score' or 'reference'.")
+        for name in ("lml_enabled", "record"):
+            if not isinstance(config[name], bool):
+                raise LMLError(f"{name}={config[name]!r} is not a boolean; give True or False.")
+        if config.placement == "reference":
+            self._check_reference()
+        if getattr(config, "skip_prk_steps", True) is False:
+            raise LMLError(
+                "skip_prk_steps=False makes PNDM evaluate the network four times an interval, and LML's history would "
+                "mix them; give skip_prk_steps=True."
+            )
+        self._lml_resolve_preset()
+        self._lml_config = self._lml_read_config()
+        self.lml_history = []
+        self._lml_reset()
+
+    def _lml_resolve_preset(self) -> None:
+        """Write the preset's gain into the configuration where the user gave none, with the preset's label."""
+        config = self.config
+        stored = presets.parse_label(config.preset)
+        if config.control != "constant" or config.kappa is not None or config.damping is not None:
+            # The paper's two numbers are the user's word; a gain that came from a preset yields to them.
+            self.register_to_config(gain=None if stored else config.gain, preset=None)
+            return
+        if config.gain is not None and not (stored and stored.stale_for(self._lml_base, config)):
+            if stored and stored.current and presets.find_preset(self._lml_base, config).gain != config.gain:
+                self.register_to_config(preset=None)
+            return
+        if not config.lml_enabled:
+            self.register_to_config(gain=0.0, preset=None)
+            return
+        found = presets.find_preset(self._lml_base, config)
+        self.register_to_config(gain=found.gain, preset=found.label)
+
+    def _lml_read_config(self) -> LMLConfig:
+        config = self.config
+        return LMLConfig(
+            kappa=config.kappa,
+            damping=config.damping,
+            gain=config.gain,
+            damping_mode=config.damping_mode,
+            rank=config.rank,
+            control=config.control,
+        )
+
+    def _check_reference(self) -> None:
+        name = self._lml_base.__name__
+        if name.startswith("DDIM") or name == "FlowMatchEulerDiscreteScheduler":
+            return
+        if not all(hasattr(self, update) for update in _DPM_UPDATES):
+            raise LMLError(
+                f"placement='reference' is not defined for {name}: the paper places the correction in DDIM, DPM-Solver "
+                "and flow Euler steps only; give placement='score'."
+            )
+        if str(self.config.algorithm_type).startswith("sde"):
+            raise LMLError(
+                f"placement='reference' is not defined for algorithm_type={self.config.algorithm_type!r}, whose "
+                "increment holds fresh noise; give placement='score' or algorithm_type='dpmsolver++'."
+            )
+
+    # State ----------------------------------------------------------------------------------------------------------
+
+    def _lml_reset(self) -> None:
+        self._lml_state = LMLState()
+        self._lml_calls = 0
+
+    def _reset_stateful_cache(self) -> None:
+        """Free the kept predictions; diffusers calls this when a pipeline has finished."""
+        self._lml_state = LMLState()
+
+    def _lml_begin_run(self) -> None:
+        self._lml_config = self._lml_read_config()
+        self.lml_history = []
+        self._lml_reset()
+
+    @property
+    def _lml_active(self) -> bool:
+        return self.config.lml_enabled and not (
+            self._lml_config.control == "constant" and self._lml_config.resolved()[0] == 0
+        )
+
+    def _lml_count_step(self) -> None:
+        # Counted, and not found from the timestep's value: rounded grids repeat values, and PNDM does so by design.
+        remaining = len(self.timesteps) - (getattr(self, "begin_index", None) or 0)
+        self._lml_calls += 1
+        if self._lml_calls > remaining:
+            raise LMLError(
+                f"step was called {self._lml_calls} times since set_timesteps, which planned {remaining}; call "
+                "set_timesteps before every run, and use one call of step per timestep."
+            )
+
+    def _lml_correct(self, n: Tensor) -> Tensor:
+        corrected, self._lml_state, info = correct(n, self._lml_state, self._lml_config)
+        if self.config.record:
+            self.lml_history.append(info)
+        return corrected
+
+    # The two placements ---------------------------------------------------------------------------------------------
+
+    def _lml_corrected_output(self, model_output: Tensor, timestep: Any, sample: Tensor) -> Tensor:
+        """Return the network's output with its noise corrected: the score placement."""
+        channels = sample.shape[1]
+        # A model of learned variance returns twice the channels; the second half is no noise.
+        learned = model_output.ndim == sample.ndim and model_output.shape[1] == 2 * channels
+        prediction = model_output[:, :channels] if learned else model_output
+        n, factor = noise_coordinates(self, prediction, timestep, sample)
+        d = self._lml_correct(n)
+        if d is n:
+            return model_output
+        corrected = d if n is prediction else (prediction + factor * (d - n)).to(prediction.dtype)
+        return torch.cat([corrected, model_output[:, channels:]], dim=1) if learned else corrected
+
+    def _lml_ddim_increment(
+        self, model_output: Tensor, timestep: Any, sample: Tensor, eta: float
+    ) -> Tensor | None:
+        """Return what the paper's placement adds to DDIM's result: its direction term, taken along d for n."""
+        n, _ = noise_coordinates(self, model_output, timestep, sample)
+        d = self._lml_correct(n)
+        if d is n:
+            return None
+        scheduler: Any = self
+        previous = timestep - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
+        abar, abar_previous = alpha_bar(self, timestep), alpha_bar(self, previous)
+        variance = (1 - abar_previous) / (1 - abar) * (1 - abar / abar_previous)
+        # arXiv:2010.02502, eq. 12: the direction term is sqrt(1 - abar_prev - std^2) eps, std^2 = eta^2 variance.
+        return (1 - abar_previous - eta**2 * variance).sqrt() * (d - n)
+
+    def _lml_dpm_update(self, update: Any, outputs: Any, sample: Tensor, noise: Any) -> Tensor:
+        """Correct the increment of a DPM-Solver update, which is the update of a sample of zeros (it is linear)."""
+        result = update(outputs, sample=sample, noise=noise)
+        increment = update(outputs, sample=torch.zeros_like(sample), noise=noise)
+        corrected = self._lml_correct(increment)
+        return result if corrected is increment else result + (corrected - increment)

@@ -1,0 +1,134 @@
+"""The short names of samplers, as the command line and `apply_lml` take them."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from typing import Any
+
+import diffusers
+
+from lmlangevin.core import LMLError
+from lmlangevin.schedulers.factory import with_lml
+
+VP_GRIDS = ("leading", "trailing", "linspace")
+SIGMA_GRIDS = {
+    "karras": "use_karras_sigmas",
+    "exponential": "use_exponential_sigmas",
+    "beta": "use_beta_sigmas",
+    "lu": "use_lu_lambdas",
+}
+"""Time grids by sigma, and the configuration key that diffusers has for each."""
+
+
+@dataclass(frozen=True)
+class SchedulerName:
+    """A sampler that can be named: the diffusers class and the configuration that makes it this sampler.
+
+    Attributes:
+        class_name: Name of the diffusers class.
+        config: Configuration keys that it sets.
+        title: How people write its name.
+        flow: Whether it samples flow-matching models (velocity) and not noise-predicting ones.
+    """
+
+    class_name: str
+    title: str
+    config: dict[str, Any] = field(default_factory=dict)
+    flow: bool = False
+
+    @property
+    def base(self) -> type:
+        """The diffusers class."""
+        return getattr(diffusers, self.class_name)
+
+
+SCHEDULERS: dict[str, SchedulerName] = {
+    "ddim": SchedulerName("DDIMScheduler", "DDIM"),
+    "dpmpp-1": SchedulerName(
+        "DPMSolverMultistepScheduler", "DPM-Solver++(1)", {"algorithm_type": "dpmsolver++", "solver_order": 1}
+    ),
+    "dpmpp-2m": SchedulerName(
+        "DPMSolverMultistepScheduler",
+        "DPM-Solver++(2M)",
+        {"algorithm_type": "dpmsolver++", "solver_order": 2},
+    ),
+    "dpmpp-3m": SchedulerName(
+        "DPMSolverMultistepScheduler",
+        "DPM-Solver++(3M)",
+        {"algorithm_type": "dpmsolver++", "solver_order": 3},
+    ),
+    "dpm-3": SchedulerName(
+        "DPMSolverMultistepScheduler",
+        "DPM-Solver-3",
+        # The noise-predicting solver cannot step to sigma 0, where its integral diverges.
+        {"algorithm_type": "dpmsolver", "solver_order": 3, "final_sigmas_type": "sigma_min"},
+    ),
+    "unipc": SchedulerName("UniPCMultistepScheduler", "UniPC"),
+    "deis": SchedulerName("DEISMultistepScheduler", "DEIS"),
+    "pndm": SchedulerName("PNDMScheduler", "PNDM", {"skip_prk_steps": True}),
+    "euler": SchedulerName("EulerDiscreteScheduler", "Euler"),
+    "flow-euler": SchedulerName("FlowMatchEulerDiscreteScheduler", "flow-matching Euler", flow=True),
+}
+
+
+def find_scheduler(name: str) -> SchedulerName:
+    """Return the sampler of a short name.
+
+    Raises:
+        LMLError: For an unknown name; the message lists the known ones.
+    """
+    if name not in SCHEDULERS:
+        raise LMLError(f"scheduler={name!r} is unknown; give one of {', '.join(SCHEDULERS)}.")
+    return SCHEDULERS[name]
+
+
+def grid_config(entry: SchedulerName, grid: str | None) -> dict[str, Any]:
+    """Return the configuration keys that choose a time grid.
+
+    Args:
+        entry: The sampler.
+        grid: One of leading, trailing, linspace, karras, exponential, beta, lu; None keeps the sampler's default.
+
+    Raises:
+        LMLError: If the sampler's class does not have that grid.
+    """
+    if grid is None:
+        return {}
+    accepted = inspect.signature(entry.base.__init__).parameters
+    known = [g for g in (*VP_GRIDS, *SIGMA_GRIDS) if _grid_key(g) in accepted]
+    if grid not in known:
+        raise LMLError(
+            f"grid={grid!r} is not offered by {entry.title}; give one of {', '.join(known) or 'none'}."
+        )
+    key = _grid_key(grid)
+    return {key: grid if key == "timestep_spacing" else True}
+
+
+def _grid_key(grid: str) -> str:
+    return "timestep_spacing" if grid in VP_GRIDS else SIGMA_GRIDS[grid]
+
+
+def build_scheduler(
+    name: str, config: Any, *, grid: str | None = None, lml: dict[str, Any] | None = None, **overrides: Any
+) -> Any:
+    """Build a named sampler for a model.
+
+    Args:
+        name: A key of `SCHEDULERS`.
+        config: The configuration that came with the model (noise schedule, prediction type, ...).
+        grid: Time grid, see `grid_config`.
+        lml: LML keys for the LML version; None builds the plain base.
+        **overrides: Further configuration keys.
+
+    Returns:
+        The scheduler.
+
+    Raises:
+        LMLError: For an unknown name or grid, or LML keys out of range.
+    """
+    entry = find_scheduler(name)
+    keys = {**entry.config, **grid_config(entry, grid), **overrides}
+    if lml is None:
+        return entry.base.from_config(config, **keys)
+    return with_lml(entry.base).from_config(config, **keys, **lml)

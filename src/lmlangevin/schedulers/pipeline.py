@@ -1,0 +1,140 @@
+"""`apply_lml` and `remove_lml`: the LML version of a pipeline's own scheduler, and back."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from lmlangevin.core import LMLError
+from lmlangevin.schedulers.factory import with_lml
+from lmlangevin.schedulers.mixin import LML_DEFAULTS, LMLSchedulerMixin
+from lmlangevin.schedulers.names import find_scheduler
+from lmlangevin.schedulers.presets import find_preset
+
+logger = logging.getLogger("lmlangevin")
+
+_MEASURED_PIPELINES = ("DDPMPipeline", "DDIMPipeline")
+"""Unconditional pixel models, which the presets were measured on."""
+
+_UNSAFE_PIPELINES = {
+    "LEditsPP": "it inverts images with a scheduler step of its own",
+    "Cosmos": "it calls the scheduler twice a timestep",
+}
+
+_noticed = False
+
+
+def apply_lml(
+    pipe: Any,
+    *,
+    gain: float | None = None,
+    kappa: float | None = None,
+    damping: float | None = None,
+    damping_mode: str = "relative",
+    placement: str = "score",
+    rank: int = 1,
+    control: str = "constant",
+    record: bool = False,
+    scheduler: str | type | None = None,
+) -> Any:
+    """Give a diffusers pipeline the LML version of its scheduler. Nothing else of the pipeline changes.
+
+        pipe = StableDiffusionPipeline.from_pretrained(...)
+        apply_lml(pipe)
+        pipe("a photo of a fox", num_inference_steps=8)
+
+    Args:
+        pipe: A pipeline with a `scheduler`. A scheduler that is an LML one already is set anew.
+        gain: The correction's strength, one number. Without `gain` and `kappa` the measured preset of the scheduler
+            and its time grid applies; for guided, latent and other pipelines that it was not measured on, half of it.
+        kappa: The paper's kappa, in [-1, 1], in place of `gain`.
+        damping: The paper's damping, relative to ||b||^2 unless `damping_mode="absolute"`.
+        damping_mode: `"relative"` or `"absolute"`.
+        placement: `"score"` corrects the prediction before the solver sees it; `"reference"` is the paper's.
+        rank: Number of previous predictions used.
+        control: Name of the damping controller.
+        record: Whether to keep each step's `LMLInfo` on `pipe.scheduler.lml_history`.
+        scheduler: Another sampler than the pipeline's own: a short name such as `"dpmpp-2m"` (see `lml info`), or a
+            diffusers class.
+
+    Returns:
+        The pipeline, for chaining.
+
+    Raises:
+        LMLError: If the pipeline has no scheduler or is known to be unsafe with one that keeps a history, or for a
+            setting out of range.
+    """
+    family = type(pipe).__name__
+    reason = next((why for name, why in _UNSAFE_PIPELINES.items() if family.startswith(name)), None)
+    if reason is not None:
+        raise LMLError(
+            f"pipe={family} is not supported: {reason}, which breaks LML's history; use another pipeline."
+        )
+    current = getattr(pipe, "scheduler", None)
+    if current is None or not hasattr(current, "from_config"):
+        raise LMLError(f"pipe={family} has no diffusers scheduler; give a diffusers pipeline.")
+    base, overrides = _choose(current, scheduler)
+    config = _without_lml(current.config)
+    settings: dict[str, Any] = {
+        "gain": gain,
+        "kappa": kappa,
+        "damping": damping,
+        "damping_mode": damping_mode,
+        "placement": placement,
+        "rank": rank,
+        "control": control,
+        "record": record,
+    }
+    cls = with_lml(base)
+    if gain is None and kappa is None and damping is None and family not in _MEASURED_PIPELINES:
+        plain = base.from_config(config, **overrides)
+        half = find_preset(base, plain.config, halved=True)
+        settings |= {"gain": half.gain, "preset": half.label}
+        _notice_halving(family, half.gain)
+    pipe.scheduler = cls.from_config(config, **overrides, **settings)
+    return pipe
+
+
+def remove_lml(pipe: Any) -> Any:
+    """Give a pipeline back the plain scheduler that its LML one was made from; a plain one stays as it is.
+
+    Args:
+        pipe: A diffusers pipeline.
+
+    Returns:
+        The pipeline, for chaining.
+    """
+    current = pipe.scheduler
+    if isinstance(current, LMLSchedulerMixin):
+        base: Any = current._lml_base
+        pipe.scheduler = base.from_config(_without_lml(current.config))
+    return pipe
+
+
+def _choose(current: Any, scheduler: str | type | None) -> tuple[Any, dict[str, Any]]:
+    if isinstance(scheduler, str):
+        entry = find_scheduler(scheduler)
+        return entry.base, dict(entry.config)
+    base = type(current) if scheduler is None else scheduler
+    return (base._lml_base if issubclass(base, LMLSchedulerMixin) else base), {}
+
+
+def _without_lml(config: Any) -> dict[str, Any]:
+    kept = {key: value for key, value in config.items() if key not in LML_DEFAULTS}
+    # Keys that nobody chose are left to the next class's own defaults, as diffusers' from_config does.
+    kept["_use_default_values"] = [
+        key for key in config.get("_use_default_values", []) if key not in LML_DEFAULTS
+    ]
+    return kept
+
+
+def _notice_halving(family: str, gain: float) -> None:
+    global _noticed
+    if not _noticed:
+        _noticed = True
+        logger.warning(
+            "The presets were measured on unconditional pixel models; %s gets half of its scheduler's, gain=%g. "
+            "Give gain= to choose it yourself.",
+            family,
+            gain,
+        )
