@@ -1,0 +1,95 @@
+"""What the benchmarks share: the sampling loop, the measures, and result files that say how they were made."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+import lmlangevin
+from lmlangevin.evaluation import FrechetStatistics, frechet_distance
+from lmlangevin.schedulers import SCHEDULERS, build_scheduler
+
+# diffusers announces the end of the noise-predicting DPM-Solver; the paper has it, so we measure it.
+warnings.filterwarnings("ignore", message=".*dpmsolver.*deprecated.*")
+
+RESULTS = Path(__file__).parent / "results"
+VP_CONFIG = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "prediction_type": "epsilon",
+    "clip_sample": False,
+}
+
+
+def make(name: str, grid: str | None, gain: float, **overrides: Any) -> Any:
+    """Build a sampler with a constant gain; gain 0 is the plain base."""
+    config: dict[str, Any] = {} if SCHEDULERS[name].flow else dict(VP_CONFIG)
+    return build_scheduler(name, config, grid=grid, lml={"gain": gain} if gain else None, **overrides)
+
+
+def steps_for(name: str, nfe: int) -> int:
+    """Return the steps that cost `nfe` evaluations: PNDM's linear multistep start evaluates one time more."""
+    return nfe - 1 if name == "pndm" else nfe
+
+
+@torch.inference_mode()
+def solve(model: Any, scheduler: Any, noise: torch.Tensor, steps: int, batch: int = 128) -> torch.Tensor:
+    """Sample from given standard-normal noise; returns images of the noise's shape."""
+    out = []
+    for part in noise.split(batch):
+        scheduler.set_timesteps(steps)
+        x = part * getattr(scheduler, "init_noise_sigma", 1.0)
+        for t in scheduler.timesteps:
+            scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+            x = scheduler.step(model(scaled, t).sample, t, x, return_dict=False)[0]
+        out.append(x)
+    return torch.cat(out)
+
+
+def rmse(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Root of the mean squared difference over all pixels."""
+    return float((a.double() - b.double()).square().mean().sqrt())
+
+
+def statistics(features: torch.Tensor) -> FrechetStatistics:
+    """Return the Frechet statistics of features of shape (n, dim)."""
+    return FrechetStatistics.empty(features.shape[1]).update(features)
+
+
+def frechet(features: torch.Tensor, reference: FrechetStatistics) -> float:
+    """Return the Frechet distance of features to reference statistics."""
+    return frechet_distance(statistics(features), reference)
+
+
+def noise_for(seeds: range, shape: tuple[int, ...] = (3, 32, 32)) -> torch.Tensor:
+    """Return one standard-normal sample a seed, each from a CPU generator of its own."""
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
+
+
+def save(path: Path, payload: dict[str, Any]) -> None:
+    """Write a result file in one move, with the versions and the command that made it."""
+    record = {
+        "command": " ".join(["python", *map(shlex.quote, [os.path.relpath(sys.argv[0]), *sys.argv[1:]])]),
+        "versions": {
+            "lmlangevin": lmlangevin.__version__,
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "python": platform.python_version(),
+        },
+        **payload,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

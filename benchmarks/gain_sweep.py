@@ -1,0 +1,222 @@
+"""Find the default gain of every sampler on every time grid, and write it into the package.
+
+    python benchmarks/gain_sweep.py run analytic-cifar10       # measures, resumes where it was stopped
+    python benchmarks/gain_sweep.py run embedded
+    python benchmarks/gain_sweep.py choose                      # applies the rule, writes assets/presets.json
+
+Every cell (model, sampler, grid, evaluations, gain) is measured on the same seeds: the error to the model's converged
+solution (RMSE) and a Frechet distance (FD), of random features to exact samples on the analytic model, of the
+embedded classifier's features to the training set on the embedded one.
+
+The rule. For a sampler, a grid and a gain, every (model, evaluations) cell and both measures give one number
+r = log(measure with the gain / measure of the plain sampler). The gain's score is the mean of r where it is negative
+(better) and of HARM * r where it is positive (worse). The preset is the gain with the lowest score, among those that
+raise no cell's RMSE by more than WORST; 0, whose score is 0, is always one of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress
+
+from _common import RESULTS, VP_CONFIG, frechet, make, noise_for, rmse, save, solve, statistics, steps_for
+from lmlangevin.schedulers import SCHEDULERS
+from lmlangevin.schedulers.names import grid_config
+from lmlangevin.schedulers.presets import grid_key, sampler_key
+
+HARM = 4.0
+WORST = 1.02
+VERSION = "1"
+UP = (0.05, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7, 1.0)
+DOWN = (-0.05, -0.1, -0.2, -0.3)
+GAINS = (0.0, *UP, *DOWN)
+GIVE_UP = 1.25
+NFE = {"analytic-cifar10": (5, 6, 8, 10, 15, 20), "embedded": (6, 10)}
+NUM_SEEDS = {"analytic-cifar10": 128, "embedded": 128}
+FIRST_SEED = 200_000
+SWEEP = RESULTS / "gain_sweep.json"
+PRESETS = Path(__file__).parents[1] / "src" / "lmlangevin" / "assets" / "presets.json"
+GRIDS = {
+    "ddim": ("leading", "trailing", "linspace"),
+    "pndm": ("leading", "trailing", "linspace"),
+    "flow-euler": ("shift 1", "shift 3"),
+}
+ALL_GRIDS = ("linspace", "leading", "trailing", "karras", "exponential", "beta", "lu")
+
+
+def grids_of(name: str) -> list[str]:
+    """Return the time grids to measure a sampler on."""
+    if name in GRIDS:
+        return list(GRIDS[name])
+    known = []
+    for grid in ALL_GRIDS:
+        try:
+            grid_config(SCHEDULERS[name], grid)
+        except ValueError:
+            continue
+        known.append(grid)
+    return known
+
+
+def scheduler_of(name: str, grid: str, gain: float) -> Any:
+    """Build one cell's scheduler."""
+    if name == "flow-euler":
+        return make(name, None, gain, shift=float(grid.split()[1]))
+    return make(name, grid, gain)
+
+
+class Setting:
+    """A model with its converged solutions and its features, ready to measure cells on."""
+
+    def __init__(self, model: str, num_seeds: int) -> None:
+        self.noise = noise_for(range(FIRST_SEED, FIRST_SEED + num_seeds))
+        self.networks: dict[str, Any] = {}
+        self.solutions: dict[str, torch.Tensor] = {}
+        if model == "embedded":
+            self._embedded()
+        else:
+            self._analytic(model)
+
+    def _analytic(self, model: str) -> None:
+        from lmlangevin.evaluation import RandomFeatureNetwork
+        from lmlangevin.reference import AnalyticModel, converged_solution, load_analytic
+
+        mixture = load_analytic(model)
+        self.features: Any = RandomFeatureNetwork()
+        exact = mixture.sample(6000, torch.Generator().manual_seed(FIRST_SEED - 1))
+        self.reference = statistics(self.features(exact))
+        for path, kind in {"vp": "epsilon", "flow": "flow_prediction"}.items():
+            self.networks[path] = AnalyticModel(mixture, prediction_type=kind)
+            self.solutions[path] = converged_solution(mixture, self.noise, path=path, steps=40)
+
+    def _embedded(self) -> None:
+        from lmlangevin.evaluation import load_feature_network, load_reference_statistics
+        from lmlangevin.generation import load_model
+
+        network = load_model("embedded").network
+        classifier = load_feature_network()
+        self.features = lambda images: classifier.features(images.clamp(-1, 1))
+        self.reference = load_reference_statistics()
+        self.networks["vp"] = network
+        self.solutions["vp"] = solve(network, make("dpmpp-3m", "trailing", 0.0), self.noise, 100)
+
+    def measure(self, name: str, grid: str, nfe: int, gain: float) -> dict[str, float]:
+        """Return RMSE and FD of one cell."""
+        path = "flow" if SCHEDULERS[name].flow else "vp"
+        images = solve(self.networks[path], scheduler_of(name, grid, gain), self.noise, steps_for(name, nfe))
+        error = rmse(images, self.solutions[path])
+        return {"rmse": error, "fd": frechet(self.features(images), self.reference) if math.isfinite(error) else error}
+
+
+def run(model: str, samplers: list[str]) -> None:
+    """Measure all cells of a model that are not in the result file yet."""
+    path = SWEEP.with_name(f"gain_sweep.{model}.part.json")
+    cells: dict[str, Any] = json.loads(path.read_text())["cells"] if path.is_file() else {}
+    todo = [
+        (name, grid, nfe)
+        for name in samplers
+        if not (model == "embedded" and SCHEDULERS[name].flow)
+        for grid in grids_of(name)
+        for nfe in NFE[model]
+        if f"{name}|{grid}|{nfe}|done" not in cells
+    ]
+    if not todo:
+        return
+    setting = Setting(model, NUM_SEEDS[model])
+    with Progress() as progress:
+        for name, grid, nfe in progress.track(todo, description=model):
+            key = f"{name}|{grid}|{nfe}"
+            plain = cells[f"{key}|0.0"] = setting.measure(name, grid, nfe, 0.0)
+            for ladder in (UP, DOWN):
+                too_much = 0
+                for gain in ladder:
+                    cell = cells[f"{key}|{gain}"] = setting.measure(name, grid, nfe, gain)
+                    # Two rungs far above the plain error: the rest of the ladder would only be worse.
+                    too_much = too_much + 1 if not cell["rmse"] < GIVE_UP * plain["rmse"] else 0
+                    if too_much == 2:
+                        break
+            cells[f"{key}|done"] = True
+            save(path, {"cells": cells})
+
+
+def choose() -> None:
+    """Apply the rule to what was measured; write the sweep and the presets."""
+    measured: dict[str, dict[str, Any]] = {}
+    for path in sorted(RESULTS.glob("gain_sweep.*.part.json")):
+        measured[path.name.split(".")[1]] = json.loads(path.read_text())["cells"]
+    if not measured and SWEEP.is_file():
+        measured = json.loads(SWEEP.read_text())["cells"]
+    gains: dict[str, dict[str, float]] = defaultdict(dict)
+    scores: dict[str, dict[str, Any]] = {}
+    for name, entry in SCHEDULERS.items():
+        for grid in grids_of(name):
+            table = _scores(measured, name, [grid] if name != "flow-euler" else list(GRIDS[name]))
+            config = {**entry.config, **dict(make(name, None if name == "flow-euler" else grid, 0.0).config)}
+            best = min((g for g in table if table[g]["worst_rmse"] <= WORST), key=lambda g: table[g]["score"])
+            gains[sampler_key(entry.base, config)][grid_key(config)] = best
+            scores[f"{name}|{grid}"] = {"preset": best, "gains": table}
+    save(
+        SWEEP,
+        {
+            "rule": {"harm": HARM, "worst": WORST},
+            "num_seeds": {m: NUM_SEEDS[m] for m in measured},
+            "first_seed": FIRST_SEED,
+            "schedule": VP_CONFIG,
+            "scores": scores,
+            "cells": measured,
+        },
+    )
+    PRESETS.write_text(json.dumps({"version": VERSION, "gains": gains}, indent=2) + "\n", encoding="utf-8")
+    for path in RESULTS.glob("gain_sweep.*.part.json"):
+        path.unlink()
+
+
+def _scores(measured: dict[str, dict[str, Any]], name: str, grids: list[str]) -> dict[float, dict[str, float]]:
+    table = {}
+    for gain in GAINS:
+        ratios, complete = [], True
+        for model, cells in measured.items():
+            if model == "embedded" and SCHEDULERS[name].flow:
+                continue
+            for grid in grids:
+                for nfe in NFE[model]:
+                    cell, plain = cells.get(f"{name}|{grid}|{nfe}|{gain}"), cells[f"{name}|{grid}|{nfe}|0.0"]
+                    complete = complete and cell is not None
+                    if cell is not None:
+                        ratios.append((cell["rmse"] / plain["rmse"], cell["fd"] / plain["fd"]))
+        if complete:
+            logs = [math.log(r) for pair in ratios for r in pair]
+            table[gain] = {
+                "score": sum(r if r < 0 else HARM * r for r in logs) / len(logs),
+                "mean_rmse_ratio": math.exp(sum(math.log(r) for r, _ in ratios) / len(ratios)),
+                "mean_fd_ratio": math.exp(sum(math.log(f) for _, f in ratios) / len(ratios)),
+                "worst_rmse": max(r for r, _ in ratios),
+                "worst_fd": max(f for _, f in ratios),
+            }
+    return table
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    runner = commands.add_parser("run", help="measure")
+    runner.add_argument("model", choices=list(NFE))
+    runner.add_argument("--samplers", nargs="+", choices=list(SCHEDULERS), default=list(SCHEDULERS))
+    commands.add_parser("choose", help="apply the rule")
+    args = parser.parse_args()
+    if args.command == "run":
+        run(args.model, args.samplers)
+    else:
+        choose()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Write the tables of README.md from the result files: `python benchmarks/tables.py` (`--check` only compares)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def analytic_table() -> str:
+    """LML against plain on the analytic model."""
+    data = json.loads((RESULTS / "analytic_table.json").read_text())
+    lines = ["| sampler | gain | RMSE plain | RMSE LML | FD plain | FD LML |", "|---|---|---|---|---|---|"]
+    plain = {row["sampler"]: row for row in data["rows"] if row["gain"] == 0}
+    for row in data["rows"]:
+        if row["gain"]:
+            base = plain[row["sampler"]]
+            lines.append(
+                f"| {row['sampler']} | {row['gain']:g} | {base['rmse']:.3f} | {row['rmse']:.3f} "
+                f"| {base['fd']:.3f} | {row['fd']:.3f} |"
+            )
+    note = (
+        f"{data['nfe']} evaluations, {data['num_seeds']} seeds from {data['first_seed']}, exact score of a Gaussian "
+        f"mixture fitted to CIFAR-10. RMSE is to the converged solution from the same noise; FD is in a random-feature "
+        f"space, to {data['num_reference']} exact samples (the converged solution itself has "
+        f"{data['fd_of_converged_solution']['vp']:.3f})."
+    )
+    return "\n".join([*lines, "", note, "", f"Made by `{data['command']}`."])
+
+
+def embedded_table() -> str:
+    """Presets against plain on the embedded model."""
+    data = json.loads((RESULTS / "embedded_fd.json").read_text())
+    lines = [
+        "| sampler | grid | preset gain | FD plain | FD LML | change in seed blocks | RMSE plain | RMSE LML |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in data["rows"]:
+        change = row["fd_difference"]
+        lines.append(
+            f"| {row['scheduler']} | {row['grid']} | {row['gain']:g} | {row['plain']['fd']:.2f} "
+            f"| {row['lml']['fd']:.2f} | {change['mean']:+.2f} ± {change['sd']:.2f} "
+            f"| {row['plain']['rmse']:.3f} | {row['lml']['rmse']:.3f} |"
+        )
+    note = (
+        f"{data['nfe']} evaluations, {data['num_images']} images from seed {data['first_seed']}, each sampler on its "
+        f"default grid. FD compares the embedded classifier's features with the CIFAR-10 training set; the model's "
+        f"converged samples have {data['converged']['fd']:.2f}. The change is the mean and standard deviation over "
+        f"{data['blocks']} disjoint seed blocks."
+    )
+    return "\n".join([*lines, "", note, "", f"Made by `{data['command']}`."])
+
+
+def preset_table() -> str:
+    """The default gains."""
+    gains = json.loads((ROOT / "src" / "lmlangevin" / "assets" / "presets.json").read_text())["gains"]
+    grids = ["leading", "trailing", "linspace", "karras", "exponential", "beta", "lu", "flow"]
+    lines = ["| sampler | " + " | ".join(grids) + " |", "|---" * (len(grids) + 1) + "|"]
+    for sampler, row in gains.items():
+        lines.append(f"| {sampler} | " + " | ".join(f"{row[g]:g}" if g in row else "" for g in grids) + " |")
+    return "\n".join(lines)
+
+
+TABLES = {"analytic": analytic_table, "embedded": embedded_table, "presets": preset_table}
+FILES = [ROOT / "README.md", ROOT / "docs" / "presets.md"]
+
+
+def render(text: str) -> str:
+    """Replace what stands between the markers of each table."""
+    for name, table in TABLES.items():
+        pattern = rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)"
+        if re.search(pattern, text, flags=re.S):
+            body = table()
+            text = re.sub(pattern, lambda m, body=body: f"{m[1]}{body}\n{m[2]}", text, flags=re.S)
+    return text
+
+
+def main() -> int:
+    """Write, or with --check report, what is out of date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    stale = []
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        if render(text) != text:
+            stale.append(path.name)
+            if not check:
+                path.write_text(render(text), encoding="utf-8")
+    if stale:
+        print(f"{'out of date' if check else 'updated'}: {', '.join(stale)}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
