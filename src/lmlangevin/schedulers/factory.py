@@ -80,18 +80,14 @@ def _check_base(base: type) -> None:
     name = getattr(base, "__name__", repr(base))
     if not (inspect.isclass(base) and issubclass(base, SchedulerMixin)):
         raise LMLError(f"base={name} is no diffusers scheduler; give a subclass of diffusers.SchedulerMixin.")
+    step: Any = getattr(base, "step", None)
     reason = next((_REFUSED[parent.__name__] for parent in base.__mro__ if parent.__name__ in _REFUSED), None)
     if reason is None and getattr(base, "order", 1) != 1:
         reason = "it evaluates the network twice an interval"
     if reason is None and hasattr(base, "precondition_outputs"):
-        reason = (
-            "its predictions are preconditioned in the way of EDM, whose noise this package does not convert"
-        )
-    if reason is None and list(inspect.signature(base.step).parameters)[1:4] != [
-        "model_output",
-        "timestep",
-        "sample",
-    ]:
+        reason = "its predictions are preconditioned in the way of EDM, whose noise this package does not convert"
+    arguments = list(inspect.signature(step).parameters)[1:4] if step is not None else []
+    if reason is None and arguments != ["model_output", "timestep", "sample"]:
         reason = "its step does not take (model_output, timestep, sample)"
     if reason is not None:
         raise LMLError(
@@ -106,8 +102,7 @@ def _merged_signature(base: type) -> inspect.Signature:
     variadic = [p for p in parameters if p.kind is p.VAR_KEYWORD]
     named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
     added = [
-        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default)
-        for key, default in LML_DEFAULTS.items()
+        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default) for key, default in LML_DEFAULTS.items()
     ]
     return inspect.Signature(named + added + variadic)
 
@@ -126,9 +121,7 @@ def _make(base: type) -> type:
         bound.apply_defaults()
         # All of the base's arguments are passed, given or not: it would otherwise record in its configuration that
         # only its own keys were left at their defaults, and forget ours.
-        given = {
-            k: v for k, v in bound.arguments.items() if k not in LML_DEFAULTS and k not in ("self", "kwargs")
-        }
+        given = {k: v for k, v in bound.arguments.items() if k not in LML_DEFAULTS and k not in ("self", "kwargs")}
         parent.__init__(self, **given, **bound.arguments.get("kwargs", {}))
         self._lml_setup()
 
@@ -144,7 +137,7 @@ def _make(base: type) -> type:
         if not self._lml_active or self.num_inference_steps is None:
             return parent.step(self, model_output, timestep, sample, *args, **kwargs)
         self._lml_count_step()
-        if self.config.placement == "score" or name_of_flow:
+        if self.config.placement == "score" or is_flow:
             corrected = self._lml_corrected_output(model_output, timestep, sample)
             return parent.step(self, corrected, timestep, sample, *args, **kwargs)
         result = parent.step(self, model_output, timestep, sample, *args, **kwargs)
@@ -157,7 +150,8 @@ def _make(base: type) -> type:
         return _rebuild, (base,), self.__dict__
 
     is_dpm = all(hasattr(base, update) for update in _DPM_UPDATES)
-    name_of_flow = base.__name__ == "FlowMatchEulerDiscreteScheduler"
+    # A flow's increment is its velocity times a number, so the paper's placement and ours are the same there.
+    is_flow = base.__name__ == "FlowMatchEulerDiscreteScheduler"
     namespace: dict[str, Any] = {
         "__module__": "lmlangevin",
         "__qualname__": base.__name__.replace("Scheduler", "LMLScheduler"),
@@ -177,9 +171,7 @@ def _corrected_update(parent: Any, name: str) -> Any:
     original = getattr(parent, name)
 
     @functools.wraps(original)
-    def update(
-        self: Any, outputs: Any, *args: Any, sample: Any = None, noise: Any = None, **kwargs: Any
-    ) -> Any:
+    def update(self: Any, outputs: Any, *args: Any, sample: Any = None, noise: Any = None, **kwargs: Any) -> Any:
         if args or kwargs or sample is None or not self._lml_active or self.config.placement != "reference":
             return original(self, outputs, *args, sample=sample, noise=noise, **kwargs)
         return self._lml_dpm_update(functools.partial(original, self), outputs, sample, noise)

@@ -80,10 +80,12 @@ class LMLSchedulerMixin:
             if stored and stored.current and presets.find_preset(self._lml_base, config).gain != config.gain:
                 self.register_to_config(preset=None)
             return
-        if not config.lml_enabled:
-            self.register_to_config(gain=0.0, preset=None)
-            return
-        found = presets.find_preset(self._lml_base, config)
+        try:
+            found = presets.find_preset(self._lml_base, config)
+        except LMLError:
+            if config.lml_enabled:
+                raise
+            return  # a scheduler that is switched off needs no gain
         self.register_to_config(gain=found.gain, preset=found.label)
 
     def _lml_read_config(self) -> LMLConfig:
@@ -123,6 +125,8 @@ class LMLSchedulerMixin:
         self._lml_state = LMLState()
 
     def _lml_begin_run(self) -> None:
+        # The configuration may have been changed through register_to_config since the last run.
+        self._lml_resolve_preset()
         self._lml_config = self._lml_read_config()
         self.lml_history = []
         self._lml_reset()
@@ -164,9 +168,7 @@ class LMLSchedulerMixin:
         corrected = d if n is prediction else (prediction + factor * (d - n)).to(prediction.dtype)
         return torch.cat([corrected, model_output[:, channels:]], dim=1) if learned else corrected
 
-    def _lml_ddim_increment(
-        self, model_output: Tensor, timestep: Any, sample: Tensor, eta: float
-    ) -> Tensor | None:
+    def _lml_ddim_increment(self, model_output: Tensor, timestep: Any, sample: Tensor, eta: float) -> Tensor | None:
         """Return what the paper's placement adds to DDIM's result: its direction term, taken along d for n."""
         n, _ = noise_coordinates(self, model_output, timestep, sample)
         d = self._lml_correct(n)

@@ -98,9 +98,7 @@ def grid_config(entry: SchedulerName, grid: str | None) -> dict[str, Any]:
     accepted = inspect.signature(entry.base.__init__).parameters
     known = [g for g in (*VP_GRIDS, *SIGMA_GRIDS) if _grid_key(g) in accepted]
     if grid not in known:
-        raise LMLError(
-            f"grid={grid!r} is not offered by {entry.title}; give one of {', '.join(known) or 'none'}."
-        )
+        raise LMLError(f"grid={grid!r} is not offered by {entry.title}; give one of {', '.join(known) or 'none'}.")
     key = _grid_key(grid)
     return {key: grid if key == "timestep_spacing" else True}
 

@@ -67,9 +67,7 @@ def apply_lml(
     family = type(pipe).__name__
     reason = next((why for name, why in _UNSAFE_PIPELINES.items() if family.startswith(name)), None)
     if reason is not None:
-        raise LMLError(
-            f"pipe={family} is not supported: {reason}, which breaks LML's history; use another pipeline."
-        )
+        raise LMLError(f"pipe={family} is not supported: {reason}, which breaks LML's history; use another pipeline.")
     current = getattr(pipe, "scheduler", None)
     if current is None or not hasattr(current, "from_config"):
         raise LMLError(f"pipe={family} has no diffusers scheduler; give a diffusers pipeline.")
@@ -122,9 +120,7 @@ def _choose(current: Any, scheduler: str | type | None) -> tuple[Any, dict[str, 
 def _without_lml(config: Any) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in LML_DEFAULTS}
     # Keys that nobody chose are left to the next class's own defaults, as diffusers' from_config does.
-    kept["_use_default_values"] = [
-        key for key in config.get("_use_default_values", []) if key not in LML_DEFAULTS
-    ]
+    kept["_use_default_values"] = [key for key in config.get("_use_default_values", []) if key not in LML_DEFAULTS]
     return kept
 
 
