@@ -7,7 +7,6 @@ import os
 import platform
 import shlex
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +15,19 @@ import torch
 
 import lmlangevin
 from lmlangevin.evaluation import FrechetStatistics, frechet_distance
+from lmlangevin.generation.config import GenerateConfig
+from lmlangevin.generation.models import VP_CONFIG, load_model
+from lmlangevin.generation.sampling import sample, without_known_warnings
 from lmlangevin.schedulers import SCHEDULERS, build_scheduler
 
-# diffusers announces the end of the noise-predicting DPM-Solver; the paper has it, so we measure it.
-warnings.filterwarnings("ignore", message=".*dpmsolver.*deprecated.*")
-
 RESULTS = Path(__file__).parent / "results"
-VP_CONFIG = {
-    "num_train_timesteps": 1000,
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "prediction_type": "epsilon",
-    "clip_sample": False,
-}
 
 
 def make(name: str, grid: str | None, gain: float, **overrides: Any) -> Any:
     """Build a sampler with a constant gain; gain 0 is the plain base."""
     config: dict[str, Any] = {} if SCHEDULERS[name].flow else dict(VP_CONFIG)
-    return build_scheduler(name, config, grid=grid, lml={"gain": gain} if gain else None, **overrides)
+    with without_known_warnings():
+        return build_scheduler(name, config, grid=grid, lml={"gain": gain} if gain else None, **overrides)
 
 
 def steps_for(name: str, nfe: int) -> int:
@@ -43,18 +35,14 @@ def steps_for(name: str, nfe: int) -> int:
     return nfe - 1 if name == "pndm" else nfe
 
 
-@torch.inference_mode()
-def solve(model: Any, scheduler: Any, noise: torch.Tensor, steps: int, batch: int = 128) -> torch.Tensor:
+def embedded_network() -> Any:
+    """Return the embedded model's network."""
+    return load_model(GenerateConfig(out=Path("unused")), flow=False).networks[0]
+
+
+def solve(network: Any, scheduler: Any, noise: torch.Tensor, steps: int, batch: int = 128) -> torch.Tensor:
     """Sample from given standard-normal noise; returns images of the noise's shape."""
-    out = []
-    for part in noise.split(batch):
-        scheduler.set_timesteps(steps)
-        x = part * getattr(scheduler, "init_noise_sigma", 1.0)
-        for t in scheduler.timesteps:
-            scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-            x = scheduler.step(model(scaled, t).sample, t, x, return_dict=False)[0]
-        out.append(x)
-    return torch.cat(out)
+    return torch.cat([sample(network, scheduler, part, [], steps=steps) for part in noise.split(batch)])
 
 
 def rmse(a: torch.Tensor, b: torch.Tensor) -> float:

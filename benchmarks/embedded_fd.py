@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
-from _common import RESULTS, frechet, make, noise_for, rmse, save, solve, steps_for
+from _common import RESULTS, embedded_network, frechet, make, noise_for, rmse, save, solve, steps_for
 from lmlangevin.evaluation import load_feature_network, load_reference_statistics
-from lmlangevin.generation import load_model
 from lmlangevin.schedulers import SCHEDULERS, build_scheduler
 from lmlangevin.schedulers.presets import grid_key
 
@@ -36,7 +35,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "embedded_fd.json")
     args = parser.parse_args()
 
-    network = load_model("embedded").network
+    network = embedded_network()
     classifier = load_feature_network()
     reference = load_reference_statistics()
     noise = noise_for(range(args.first_seed, args.first_seed + args.num_images))

@@ -26,7 +26,19 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
-from _common import RESULTS, VP_CONFIG, frechet, make, noise_for, rmse, save, solve, statistics, steps_for
+from _common import (
+    RESULTS,
+    VP_CONFIG,
+    embedded_network,
+    frechet,
+    make,
+    noise_for,
+    rmse,
+    save,
+    solve,
+    statistics,
+    steps_for,
+)
 from lmlangevin.schedulers import SCHEDULERS
 from lmlangevin.schedulers.names import grid_config
 from lmlangevin.schedulers.presets import grid_key, sampler_key
@@ -98,9 +110,8 @@ class Setting:
 
     def _embedded(self) -> None:
         from lmlangevin.evaluation import load_feature_network, load_reference_statistics
-        from lmlangevin.generation import load_model
 
-        network = load_model("embedded").network
+        network = embedded_network()
         classifier = load_feature_network()
         self.features = lambda images: classifier.features(images.clamp(-1, 1))
         self.reference = load_reference_statistics()

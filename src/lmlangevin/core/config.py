@@ -69,9 +69,7 @@ class LMLConfig:
         if self.kappa is not None and not -1 <= _finite("kappa", self.kappa, "a number in [-1, 1]") <= 1:
             raise LMLError(f"kappa={self.kappa} is out of range; give a number in [-1, 1], such as 0.5.")
         if self.damping is not None and _finite("damping", self.damping, "a number above 0") <= 0:
-            raise LMLError(
-                f"damping={self.damping} must be above 0; for less correction give a larger damping."
-            )
+            raise LMLError(f"damping={self.damping} must be above 0; for less correction give a larger damping.")
         if self.damping_mode not in get_args(DampingMode):
             raise LMLError(f"damping_mode={self.damping_mode!r} is unknown; give 'relative' or 'absolute'.")
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or not 1 <= self.rank <= MAX_RANK:

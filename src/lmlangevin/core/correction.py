@@ -58,9 +58,7 @@ def _untouched(prediction: Tensor, columns: int) -> LMLInfo:
     return LMLInfo(zeros[:, None].expand(-1, columns), zeros, torch.ones_like(zeros, dtype=torch.bool))
 
 
-def _apply(
-    prediction: Tensor, previous: Sequence[Tensor], damping: Damping, absolute: bool
-) -> tuple[Tensor, LMLInfo]:
+def _apply(prediction: Tensor, previous: Sequence[Tensor], damping: Damping, absolute: bool) -> tuple[Tensor, LMLInfo]:
     if not previous or (isinstance(damping.kappa, (int, float)) and damping.kappa == 0):
         return prediction, _untouched(prediction, max(1, len(previous)))
     solved = solve(prediction, previous, damping.kappa, damping.damping, absolute=absolute)
@@ -161,9 +159,7 @@ def correct(prediction: Tensor, state: LMLState, config: LMLConfig) -> tuple[Ten
     controller, depth = get_controller(config.control)
     if state.previous:
         damping = controller(History(prediction, state.previous, state.infos, state.step), config)
-        corrected, info = _apply(
-            prediction, state.previous[: config.rank], damping, config.damping_mode == "absolute"
-        )
+        corrected, info = _apply(prediction, state.previous[: config.rank], damping, config.damping_mode == "absolute")
     else:
         corrected, info = prediction, _untouched(prediction, 1)
     kept = max(config.rank, depth)
