@@ -14,7 +14,7 @@ import diffusers
 import torch
 
 import lmlangevin
-from lmlangevin.evaluation import FrechetStatistics, frechet_distance
+from lmlangevin.evaluation import FrechetStatistics, feature_statistics, frechet_distance
 from lmlangevin.generation.config import GenerateConfig
 from lmlangevin.generation.models import VP_CONFIG, load_model
 from lmlangevin.generation.sampling import sample, without_known_warnings
@@ -50,14 +50,9 @@ def rmse(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a.double() - b.double()).square().mean().sqrt())
 
 
-def statistics(features: torch.Tensor) -> FrechetStatistics:
-    """Return the Frechet statistics of features of shape (n, dim)."""
-    return FrechetStatistics.empty(features.shape[1]).update(features)
-
-
-def frechet(features: torch.Tensor, reference: FrechetStatistics) -> float:
-    """Return the Frechet distance of features to reference statistics."""
-    return frechet_distance(statistics(features), reference)
+def frechet(images: torch.Tensor, extractor: Any, reference: FrechetStatistics) -> float:
+    """Return the Frechet distance of images to reference statistics of the same extractor."""
+    return frechet_distance(feature_statistics(extractor, images, protocol=reference.protocol), reference)
 
 
 def noise_for(seeds: range, shape: tuple[int, ...] = (3, 32, 32)) -> torch.Tensor:

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-from _common import RESULTS, frechet, make, noise_for, rmse, save, solve, statistics, steps_for
-from lmlangevin.evaluation import RandomFeatureNetwork
+from _common import RESULTS, frechet, make, noise_for, rmse, save, solve, steps_for
+from lmlangevin.evaluation import RandomFeatureNetwork, feature_statistics
 from lmlangevin.reference import AnalyticModel, converged_solution, load_analytic
 
 ROWS = [
@@ -41,9 +41,9 @@ def main() -> None:
     args = parser.parse_args()
 
     mixture = load_analytic(args.model)
-    features = RandomFeatureNetwork()
+    extractor = RandomFeatureNetwork()
     exact = mixture.sample(args.num_reference, torch.Generator().manual_seed(args.first_seed - 1))
-    reference = statistics(features(exact))
+    reference = feature_statistics(extractor, exact, protocol=args.model)
     noise = noise_for(range(args.first_seed, args.first_seed + args.num_seeds))
     paths = {"vp": "epsilon", "flow": "flow_prediction"}
     models = {p: AnalyticModel(mixture, prediction_type=kind) for p, kind in paths.items()}
@@ -61,11 +61,11 @@ def main() -> None:
                 "scheduler": name,
                 "gain": gain,
                 "rmse": rmse(images, solutions[path]),
-                "fd": frechet(features(images), reference),
+                "fd": frechet(images, extractor, reference),
             }
             rows.append(row)
             print(f"{title:30s} gain {gain:5.2f}  RMSE {row['rmse']:.4f}  FD {row['fd']:.3f}", flush=True)
-    converged = {p: frechet(features(x), reference) for p, x in solutions.items()}
+    converged = {p: frechet(x, extractor, reference) for p, x in solutions.items()}
     save(
         args.out,
         {

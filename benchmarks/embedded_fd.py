@@ -18,6 +18,7 @@ from rich.progress import Progress
 
 from _common import RESULTS, embedded_network, frechet, make, noise_for, rmse, save, solve, steps_for
 from lmlangevin.evaluation import load_feature_network, load_reference_statistics
+from lmlangevin.generation.images import to_uint8
 from lmlangevin.schedulers import SCHEDULERS, build_scheduler
 from lmlangevin.schedulers.presets import grid_key
 
@@ -41,18 +42,17 @@ def main() -> None:
     noise = noise_for(range(args.first_seed, args.first_seed + args.num_images))
     size = args.num_images // args.blocks
 
-    def measured(images: torch.Tensor) -> tuple[dict[str, Any], torch.Tensor]:
-        with torch.inference_mode():
-            features = torch.cat([classifier.features(part.clamp(-1, 1)) for part in images.split(250)])
-        blocks = [frechet(block, reference) for block in features.split(size)]
-        return {"fd": frechet(features, reference), "fd_blocks": blocks}, features
+    def measured(images: torch.Tensor) -> dict[str, Any]:
+        pixels = to_uint8(images)  # as they would be saved
+        blocks = [frechet(block, classifier, reference) for block in pixels.split(size)]
+        return {"fd": frechet(pixels, classifier, reference), "fd_blocks": blocks}
 
     rows: list[dict[str, Any]] = []
     with Progress() as progress:
         task = progress.add_task("samplers", total=2 * len(SAMPLERS) + 2)
         name, grid, steps = CONVERGED
         solution = solve(network, make(name, grid, 0.0), noise, steps)
-        converged, _ = measured(solution)
+        converged = measured(solution)
         converged |= {"mean": float(solution.mean()), "std": float(solution.std())}
         progress.advance(task, 2)
         for name in SAMPLERS:
@@ -64,7 +64,7 @@ def main() -> None:
                     row[arm] = row["plain"]  # the same arithmetic, bit for bit
                 else:
                     images = solve(network, make(name, None, gain), noise, steps_for(name, args.nfe))
-                    row[arm] = {**measured(images)[0], "rmse": rmse(images, solution)}
+                    row[arm] = {**measured(images), "rmse": rmse(images, solution)}
                 progress.advance(task)
             differences = [b - a for a, b in zip(row["plain"]["fd_blocks"], row["lml"]["fd_blocks"], strict=True)]
             row["fd_difference"] = {"mean": st.mean(differences), "sd": st.stdev(differences)}

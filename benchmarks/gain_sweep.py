@@ -36,9 +36,9 @@ from _common import (
     rmse,
     save,
     solve,
-    statistics,
     steps_for,
 )
+from lmlangevin.generation.images import to_uint8
 from lmlangevin.schedulers import SCHEDULERS
 from lmlangevin.schedulers.names import grid_config
 from lmlangevin.schedulers.presets import grid_key, sampler_key
@@ -91,19 +91,20 @@ class Setting:
         self.noise = noise_for(range(FIRST_SEED, FIRST_SEED + num_seeds))
         self.networks: dict[str, Any] = {}
         self.solutions: dict[str, torch.Tensor] = {}
+        self.extractor_sees_pixels = model == "embedded"
         if model == "embedded":
             self._embedded()
         else:
             self._analytic(model)
 
     def _analytic(self, model: str) -> None:
-        from lmlangevin.evaluation import RandomFeatureNetwork
+        from lmlangevin.evaluation import RandomFeatureNetwork, feature_statistics
         from lmlangevin.reference import AnalyticModel, converged_solution, load_analytic
 
         mixture = load_analytic(model)
-        self.features: Any = RandomFeatureNetwork()
+        self.extractor: Any = RandomFeatureNetwork()
         exact = mixture.sample(6000, torch.Generator().manual_seed(FIRST_SEED - 1))
-        self.reference = statistics(self.features(exact))
+        self.reference = feature_statistics(self.extractor, exact, protocol=model)
         for path, kind in {"vp": "epsilon", "flow": "flow_prediction"}.items():
             self.networks[path] = AnalyticModel(mixture, prediction_type=kind)
             self.solutions[path] = converged_solution(mixture, self.noise, path=path, steps=40)
@@ -112,8 +113,7 @@ class Setting:
         from lmlangevin.evaluation import load_feature_network, load_reference_statistics
 
         network = embedded_network()
-        classifier = load_feature_network()
-        self.features = lambda images: classifier.features(images.clamp(-1, 1))
+        self.extractor = load_feature_network()
         self.reference = load_reference_statistics()
         self.networks["vp"] = network
         self.solutions["vp"] = solve(network, make("dpmpp-3m", "trailing", 0.0), self.noise, 100)
@@ -123,7 +123,11 @@ class Setting:
         path = "flow" if SCHEDULERS[name].flow else "vp"
         images = solve(self.networks[path], scheduler_of(name, grid, gain), self.noise, steps_for(name, nfe))
         error = rmse(images, self.solutions[path])
-        return {"rmse": error, "fd": frechet(self.features(images), self.reference) if math.isfinite(error) else error}
+        if not math.isfinite(error):
+            return {"rmse": error, "fd": error}
+        # The classifier sees images as they would be saved; the random features are those of the exact samples.
+        seen = to_uint8(images) if self.extractor_sees_pixels else images
+        return {"rmse": error, "fd": frechet(seen, self.extractor, self.reference)}
 
 
 def run(model: str, samplers: list[str]) -> None:

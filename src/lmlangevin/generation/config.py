@@ -1,0 +1,247 @@
+"""What a generation job is asked to do, checked before anything is loaded or written."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmlangevin.core.config import LMLConfig
+from lmlangevin.core.errors import LMLError
+from lmlangevin.generation.seeds import SEED_LIMIT
+
+BUILT_IN = ("embedded", "analytic-cifar10")
+DTYPES = ("float32", "bfloat16", "float16")
+SPACINGS = ("leading", "trailing", "linspace")
+SIGMAS = ("karras", "exponential", "beta", "lu")
+TRAIN_TIMESTEPS = 1000
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """A generation job. Values are checked when it is made; nothing is loaded for that.
+
+    Args:
+        out: Folder to write to; made if it is not there.
+        model: `"embedded"`, `"analytic-cifar10"`, a folder that `DiffusionPipeline.save_pretrained` wrote, or the hub
+            id of a diffusers pipeline.
+        scheduler: Short name of the sampler, a key of `lmlangevin.schedulers.SCHEDULERS`.
+        steps: Steps of the sampler, 1 to 1000. One network evaluation each, PNDM one more in all.
+        num_images: Number of images, 1 or more.
+        batch_size: Images that are sampled at once. It changes memory and speed, not the images.
+        seed: Image k starts from seed + k; all within [0, 2**32).
+        timestep_spacing: `"leading"`, `"trailing"` or `"linspace"`; None keeps the sampler's default.
+        sigmas: `"karras"`, `"exponential"`, `"beta"` or `"lu"` in place of `timestep_spacing`.
+        flow_shift: Shift of the time grid of a flow-matching sampler, above 0; None is 3 for built-in models and the
+            pipeline's own otherwise.
+        gain: Strength of LML, one number; see `LMLConfig`.
+        kappa: The paper's kappa, in place of `gain`.
+        damping: The paper's damping, with `kappa`. Without these three the measured preset applies.
+        placement: `"score"` or `"reference"`.
+        control: Name of the damping controller.
+        rank: Number of previous predictions used.
+        lml: Whether to use LML at all.
+        compare: Whether to run the plain sampler on the same seeds as well.
+        prompt: Text, for models that take one.
+        guidance_scale: Strength of guidance, for models that have it; None keeps the pipeline's default.
+        dtype: `"float32"`, `"bfloat16"` or `"float16"` of the network. Built-in models keep the sampler's state in
+            float32 whatever this says.
+        device: `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"`.
+        overwrite: Whether to replace an earlier job in the same folder.
+
+    Raises:
+        LMLError: For a value out of range or two that exclude each other.
+    """
+
+    out: Path
+    model: str = "embedded"
+    scheduler: str = "ddim"
+    steps: int = 8
+    num_images: int = 64
+    batch_size: int = 32
+    seed: int = 0
+    timestep_spacing: str | None = None
+    sigmas: str | None = None
+    flow_shift: float | None = None
+    gain: float | None = None
+    kappa: float | None = None
+    damping: float | None = None
+    placement: str = "score"
+    control: str = "constant"
+    rank: int = 1
+    lml: bool = True
+    compare: bool = False
+    prompt: str | None = None
+    guidance_scale: float | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "out", Path(self.out))
+        self._check_counts()
+        self._check_lml()
+        self._check_model()
+        _check_choice("dtype", self.dtype, DTYPES)
+        self._check_grid()
+        check_device(self.device)
+
+    @property
+    def grid(self) -> str | None:
+        """The time grid that was asked for, None for the sampler's default."""
+        return self.timestep_spacing or self.sigmas
+
+    def lml_keys(self) -> dict[str, Any]:
+        """Return the configuration keys of the LML scheduler."""
+        given = {"gain": self.gain, "kappa": self.kappa, "damping": self.damping}
+        return given | {"placement": self.placement, "rank": self.rank, "control": self.control, "record": True}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings for a manifest: all but where the images go."""
+        settings = dataclasses.asdict(self)
+        del settings["out"], settings["overwrite"]
+        return settings
+
+    def _check_counts(self) -> None:
+        for name, value, remedy in (
+            ("steps", self.steps, "a whole number from 1 to 1000, such as 8"),
+            ("num_images", self.num_images, "a whole number of 1 or more, such as 64"),
+            ("batch_size", self.batch_size, "a whole number of 1 or more, such as 32"),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise LMLError(f"{name}={value!r} is too small; give {remedy}.")
+        if self.steps > TRAIN_TIMESTEPS:
+            raise LMLError(f"steps={self.steps} is more than the {TRAIN_TIMESTEPS} of the model's schedule; give less.")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise LMLError(f"seed={self.seed!r} is no seed; give a whole number of 0 or more.")
+        if self.seed + self.num_images > SEED_LIMIT:
+            raise LMLError(
+                f"seed={self.seed} with num_images={self.num_images} passes 2**32, where seeds repeat; "
+                f"give a seed of at most {max(0, SEED_LIMIT - self.num_images)}."
+            )
+
+    def _check_lml(self) -> None:
+        LMLConfig(kappa=self.kappa, damping=self.damping, gain=self.gain, rank=self.rank, control=self.control)
+        _check_choice("placement", self.placement, ("score", "reference"))
+        if self.lml:
+            return
+        if self.compare:
+            raise LMLError("compare and no-lml exclude each other: compare runs both; leave one of them out.")
+        for name in ("gain", "kappa", "damping"):
+            if getattr(self, name) is not None:
+                raise LMLError(f"{name}={getattr(self, name)} has no effect with no-lml; leave one of them out.")
+
+    def _check_model(self) -> None:
+        if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
+            raise LMLError(f"guidance_scale={self.guidance_scale} is not finite; give a number such as 7.5.")
+        if self.model in BUILT_IN:
+            for name, value in (("prompt", self.prompt), ("guidance_scale", self.guidance_scale)):
+                if value is not None:
+                    raise LMLError(
+                        f"{name}={value!r} does not fit model={self.model!r}, which is unconditional; leave it out, or "
+                        "give the model as a hub id or folder of a text-to-image pipeline."
+                    )
+            return
+        folder = Path(self.model)
+        if folder.is_dir():
+            if not (folder / "model_index.json").is_file():
+                raise LMLError(
+                    f"model={self.model!r} holds no model_index.json; give a folder written by a pipeline's "
+                    "save_pretrained."
+                )
+        elif not _HUB_ID.fullmatch(self.model):
+            raise LMLError(
+                f"model={self.model!r} is unknown; give {', '.join(BUILT_IN)}, the folder of a diffusers pipeline, "
+                "or a hub id such as owner/name."
+            )
+
+    def _check_grid(self) -> None:
+        if self.timestep_spacing is not None and self.sigmas is not None:
+            raise LMLError(
+                f"timestep_spacing={self.timestep_spacing!r} and sigmas={self.sigmas!r} both choose the time grid; "
+                "give one of them."
+            )
+        if self.timestep_spacing is not None:
+            _check_choice("timestep_spacing", self.timestep_spacing, SPACINGS)
+        if self.sigmas is not None:
+            _check_choice("sigmas", self.sigmas, SIGMAS)
+        from lmlangevin.schedulers.names import find_scheduler, grid_config
+
+        entry = find_scheduler(self.scheduler)
+        grid_config(entry, self.grid)
+        if entry.flow and self.model == "embedded":
+            raise LMLError(flow_mismatch(self.scheduler, self.model, flow_model=False))
+        if self.flow_shift is None:
+            return
+        if not entry.flow:
+            raise LMLError(
+                f"flow_shift={self.flow_shift} has no meaning for scheduler={self.scheduler!r}; leave it out, or give "
+                "a flow-matching scheduler such as flow-euler."
+            )
+        if not (math.isfinite(self.flow_shift) and self.flow_shift > 0):
+            raise LMLError(f"flow_shift={self.flow_shift} must be a finite number above 0; give one such as 3.")
+
+
+def flow_mismatch(scheduler: str, model: str, *, flow_model: bool) -> str:
+    """Return the sentence that refuses a sampler of the wrong kind for a model."""
+    if flow_model:
+        return (
+            f"scheduler={scheduler!r} samples models that predict noise, and model={model!r} predicts a flow velocity; "
+            "give --scheduler flow-euler."
+        )
+    return (
+        f"scheduler={scheduler!r} samples flow-matching models, and model={model!r} predicts noise; give --scheduler "
+        "ddim, dpmpp-2m or unipc, or --model analytic-cifar10, which has a flow."
+    )
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise LMLError(f"{name}={value!r} is unknown; give one of {', '.join(choices)}.")
+
+
+def check_device(device: str) -> None:
+    """Check that a device exists, before anything is loaded onto it.
+
+    Raises:
+        LMLError: For a name that is no device, or a device that is not there.
+    """
+    import torch
+
+    match = re.fullmatch(r"(cpu|mps|cuda(?::(\d+))?)", device)
+    if match is None:
+        raise LMLError(f"device={device!r} is unknown; give cpu, cuda, cuda:N or mps.")
+    if device.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise LMLError(f"device={device!r} is not there: torch finds no CUDA device; give --device cpu.")
+        count = torch.cuda.device_count()
+        if int(match.group(2) or 0) >= count:
+            raise LMLError(f"device={device!r} is not there: torch finds {count} CUDA device(s); give --device cuda:0.")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise LMLError("device='mps' is not there: torch finds no Apple GPU; give --device cpu.")
+
+
+def check_folder(out: Path, *, overwrite: bool) -> None:
+    """Check that a job can be written to a folder, without touching it.
+
+    Raises:
+        LMLError: If the folder holds a job already and `overwrite` is not set, or cannot be written.
+    """
+    existing = out
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise LMLError(f"out={str(out)!r} cannot be made: {str(existing)!r} is a file; give another folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise LMLError(f"out={str(out)!r} cannot be written: no permission in {str(existing)!r}; give another folder.")
+    if overwrite:
+        return
+    found = [name for name in ("manifest.json", "images", "plain", "lml") if (out / name).exists()]
+    if found:
+        raise LMLError(f"out={str(out)!r} already holds {', '.join(found)}; give another folder, or --overwrite.")

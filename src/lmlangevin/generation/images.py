@@ -1,0 +1,161 @@
+"""Pictures: tensors to PNG files, the grid of a run, and the labelled comparison of two runs on equal seeds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from lmlangevin.core.errors import LMLError
+
+BACKGROUND = (255, 255, 255)
+INK = (20, 20, 20)
+ACCENT = (176, 48, 16)
+MARGIN = 12
+GAP = 3
+BLOCK_GAP = 18
+LABEL_WIDTH = 150
+TITLE_HEIGHT = 34
+FONT_SIZE = 15
+TILE = 96
+"""Side in pixels that small images are enlarged to, and larger ones reduced to twice of."""
+COLUMNS = 10
+BLOCKS = 3
+
+
+def to_uint8(sample: Tensor) -> Tensor:
+    """Quantise images: (batch, channels, height, width) in [-1, 1], any float dtype -> the same shape, uint8, CPU.
+
+    Values outside are clipped, and what is not a number becomes middle grey.
+    """
+    wide = sample.detach().to("cpu", torch.float32).nan_to_num(0.0, 1.0, -1.0).clamp(-1, 1)
+    return ((wide + 1) * 127.5).round().to(torch.uint8)
+
+
+def to_pictures(pixels: Tensor) -> list[Image.Image]:
+    """Turn a uint8 batch of 1 or 3 channels, (batch, channels, height, width), into pictures.
+
+    Raises:
+        LMLError: For another number of channels.
+    """
+    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
+        raise LMLError(f"pixels has shape {tuple(pixels.shape)}; give a batch of images with 1 or 3 channels.")
+    rows = pixels.permute(0, 2, 3, 1).contiguous().numpy()
+    return [Image.fromarray(row[..., 0] if row.shape[-1] == 1 else row) for row in rows]
+
+
+def write_png(path: Path, picture: Image.Image) -> None:
+    """Write a PNG so that nobody ever sees half of it: under a temporary name, then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        picture.save(temporary, format="PNG")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def enlarge(picture: Image.Image, tile: int = TILE) -> Image.Image:
+    """Scale a picture to be looked at: small ones by a whole factor with hard pixels, large ones down to 2 tiles."""
+    longest = max(picture.size)
+    factor = tile // longest
+    if factor >= 1:
+        size = (picture.width * factor, picture.height * factor)
+        return picture.convert("RGB").resize(size, Image.Resampling.NEAREST)
+    shrunk = picture.convert("RGB")
+    shrunk.thumbnail((2 * tile, 2 * tile), Image.Resampling.LANCZOS)
+    return shrunk
+
+
+def make_grid(pictures: Sequence[Image.Image], columns: int | None = None, tile: int = TILE // 2) -> Image.Image:
+    """Lay pictures of one size out in a grid, left to right, then down.
+
+    Args:
+        pictures: At least one, all of one size.
+        columns: Pictures a row; default makes the grid about square.
+        tile: See `enlarge`.
+
+    Returns:
+        An RGB picture.
+
+    Raises:
+        LMLError: If there is no picture.
+    """
+    if not pictures:
+        raise LMLError("pictures is empty; give at least one picture.")
+    tiles = [enlarge(picture, tile) for picture in pictures]
+    if columns is None:
+        columns = max(1, round(len(tiles) ** 0.5 + 0.49))
+    columns = min(columns, len(tiles))
+    width, height = tiles[0].size
+    rows = -(-len(tiles) // columns)
+    canvas = Image.new("RGB", (columns * (width + GAP) + GAP, rows * (height + GAP) + GAP), BACKGROUND)
+    for index, picture in enumerate(tiles):
+        row, column = divmod(index, columns)
+        canvas.paste(picture, (GAP + column * (width + GAP), GAP + row * (height + GAP)))
+    return canvas
+
+
+def compare_picture(
+    plain: Sequence[Image.Image],
+    corrected: Sequence[Image.Image],
+    *,
+    title: str,
+    plain_label: Sequence[str],
+    corrected_label: Sequence[str],
+    columns: int = COLUMNS,
+    blocks: int = BLOCKS,
+) -> Image.Image:
+    """Draw two runs on the same seeds under each other: a row of plain images, below it the same seeds with LML.
+
+    Args:
+        plain: Images of the plain sampler, all of one size.
+        corrected: Images of the sampler with LML, of the same seeds in the same order.
+        title: One line at the top.
+        plain_label: Lines to the left of each plain row; the first stands out.
+        corrected_label: Lines to the left of each LML row.
+        columns: Images a row, at most.
+        blocks: Pairs of rows, at most.
+
+    Returns:
+        An RGB picture: `LABEL_WIDTH` of text and up to `columns` enlarged images wide, up to `blocks` pairs high.
+
+    Raises:
+        LMLError: If the two runs do not have the same number of images, or none.
+    """
+    if not plain or len(plain) != len(corrected):
+        raise LMLError(f"plain has {len(plain)} images, corrected {len(corrected)}; give equally many, one or more.")
+    shown = min(len(plain), columns * blocks)
+    rows = [[enlarge(picture) for picture in run[:shown]] for run in (plain, corrected)]
+    columns = min(columns, shown)
+    width, height = rows[0][0].size
+    font = ImageFont.load_default(FONT_SIZE)
+    bold = ImageFont.load_default(FONT_SIZE + 4)
+    line = FONT_SIZE + 4
+    heading = 6  # the first line is larger
+    row_height = max(height, line * max(len(plain_label), len(corrected_label)) + heading)
+    count = -(-shown // columns)
+    images_width = columns * (width + GAP)
+    # The title must fit even over a single column of small images.
+    title_width = int(bold.getlength(title))
+    size = (
+        2 * MARGIN + max(LABEL_WIDTH + images_width, title_width),
+        2 * MARGIN + TITLE_HEIGHT + count * 2 * (row_height + GAP) + (count - 1) * BLOCK_GAP,
+    )
+    canvas = Image.new("RGB", size, BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((MARGIN, MARGIN), title, fill=INK, font=bold)
+    top = MARGIN + TITLE_HEIGHT
+    for block in range(count):
+        for run, label, colour in ((rows[0], plain_label, INK), (rows[1], corrected_label, ACCENT)):
+            for index, text in enumerate(label):
+                place = (MARGIN, top + index * line + (heading if index else 0))
+                draw.text(place, text, fill=colour if index == 0 else INK, font=bold if index == 0 else font)
+            for column, picture in enumerate(run[block * columns : (block + 1) * columns]):
+                canvas.paste(picture, (MARGIN + LABEL_WIDTH + column * (width + GAP), top))
+            top += row_height + GAP
+        top += BLOCK_GAP
+    return canvas

@@ -1,0 +1,129 @@
+"""The sampling loop, and the count of network evaluations that every figure of this package rests on."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import warnings
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class CountCalls:
+    """Count the evaluations of networks while a `with` block runs.
+
+        with CountCalls(unet, batch=4) as count:
+            sample(unet, ...)
+        count.calls, count.doubled
+
+    Args:
+        *networks: The modules to watch. They are hooked, not replaced, so whoever holds them notices nothing.
+        batch: Images that are sampled at once. A call on at least twice as many samples evaluates for guidance too.
+
+    Attributes:
+        calls: Evaluations, a guidance-doubled one counted once.
+        doubled: Those of them that were doubled for guidance.
+    """
+
+    def __init__(self, *networks: nn.Module, batch: int) -> None:
+        self.calls = 0
+        self.doubled = 0
+        self._networks = networks
+        self._batch = batch
+        self._handles: list[Any] = []
+
+    def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        del module
+        self.calls += 1
+        first = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+        if isinstance(first, Tensor) and first.shape[0] >= 2 * self._batch:
+            self.doubled += 1
+
+    def __enter__(self) -> CountCalls:
+        self._handles = [n.register_forward_pre_hook(self._count, with_kwargs=True) for n in self._networks]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def without_known_warnings() -> Iterator[None]:
+    """Silence one warning that a user can do nothing about, and no other.
+
+    diffusers announces that it may drop the noise-predicting DPM-Solver (`dpm-3`).
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="`algorithm_types dpmsolver and sde-dpmsolver` is deprecated", category=FutureWarning
+        )
+        yield
+
+
+@torch.inference_mode()
+def sample(
+    network: Any,
+    scheduler: Any,
+    noise: Tensor,
+    generators: Sequence[torch.Generator],
+    *,
+    steps: int,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Sample an unconditional pixel model.
+
+    Args:
+        network: Called as `network(x, t)`, returns an object with `.sample`.
+        scheduler: Any diffusers scheduler; its timesteps are set here.
+        noise: Standard normal, (batch, channels, height, width).
+        generators: One an image, for the samplers that draw noise inside their steps.
+        steps: Number of steps.
+        dtype: Dtype that the network sees. The solver's sample stays float32, so that its small steps are not rounded.
+        device: Where to sample.
+
+    Returns:
+        The samples, float32 on `device`, in [-1, 1] up to what the model overshoots.
+    """
+    with without_known_warnings():
+        scheduler.set_timesteps(steps, device=device)
+        draws = {"generator": list(generators)} if "generator" in inspect.signature(scheduler.step).parameters else {}
+        # Flow-matching schedulers have neither of these two.
+        scale_input = getattr(scheduler, "scale_model_input", None)
+        x = noise.to(device, torch.float32) * getattr(scheduler, "init_noise_sigma", 1.0)
+        for t in scheduler.timesteps:
+            seen = x if scale_input is None else scale_input(x, t)
+            prediction = network(seen.to(dtype), t).sample.to(torch.float32)
+            x = scheduler.step(prediction, t, x, **draws).prev_sample
+    return x
+
+
+@torch.inference_mode()
+def sample_pipeline(pipe: Any, generators: Sequence[torch.Generator], *, arguments: dict[str, Any]) -> list[Any]:
+    """Run a diffusers pipeline on one batch, each image on its own generator.
+
+    Args:
+        pipe: The pipeline, with its scheduler in place.
+        generators: One an image; their number is the batch size.
+        arguments: What `pipeline_arguments` returned.
+
+    Returns:
+        The images, as PIL pictures.
+    """
+    parameters = inspect.signature(pipe.__call__).parameters
+    call = dict(arguments)
+    if "prompt" in call:
+        call["prompt"] = [call["prompt"]] * len(generators)
+    elif "batch_size" in parameters:
+        call["batch_size"] = len(generators)
+    if "generator" in parameters:
+        call["generator"] = list(generators)
+    with without_known_warnings():
+        return list(pipe(**call).images)

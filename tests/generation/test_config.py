@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmlangevin.core import LMLError
+from lmlangevin.generation import GenerateConfig
+from lmlangevin.generation.config import check_folder
+
+MISTAKES: list[tuple[dict[str, Any], str, str]] = [
+    ({"steps": 0}, "steps=0", "such as 8"),
+    ({"steps": 1001}, "steps=1001", "give less"),
+    ({"num_images": 0}, "num_images=0", "1 or more"),
+    ({"batch_size": -2}, "batch_size=-2", "1 or more"),
+    ({"seed": -1}, "seed=-1", "0 or more"),
+    ({"seed": 2**32 - 10}, "2**32", "at most 4294967232"),
+    ({"scheduler": "heun"}, "scheduler='heun'", "dpmpp-2m"),
+    ({"scheduler": "ddim", "sigmas": "lu"}, "grid='lu'", "trailing"),
+    ({"sigmas": "cosine"}, "sigmas='cosine'", "karras"),
+    ({"timestep_spacing": "even"}, "timestep_spacing='even'", "leading"),
+    ({"timestep_spacing": "leading", "sigmas": "karras"}, "both choose the time grid", "one of them"),
+    ({"model": "resnet"}, "model='resnet'", "embedded"),
+    ({"gain": 0.5, "kappa": 0.5}, "gain=0.5", "give gain alone"),
+    ({"gain": float("nan")}, "gain=nan", "finite"),
+    ({"kappa": 3.0}, "kappa=3.0", "[-1, 1]"),
+    ({"kappa": 0.5, "damping": 0.0}, "damping=0.0", "above 0"),
+    ({"rank": 0}, "rank=0", "from 1 to"),
+    ({"control": "magic"}, "control='magic'", "constant"),
+    ({"placement": "nowhere"}, "placement='nowhere'", "reference"),
+    ({"lml": False, "compare": True}, "no-lml", "leave one"),
+    ({"lml": False, "gain": 0.2}, "no-lml", "leave one"),
+    ({"prompt": "a fox"}, "prompt='a fox'", "unconditional"),
+    ({"guidance_scale": 7.5}, "guidance_scale=7.5", "unconditional"),
+    ({"dtype": "float8"}, "dtype='float8'", "bfloat16"),
+    ({"device": "tpu"}, "device='tpu'", "cuda:N"),
+    ({"device": "cuda:99"}, "device='cuda:99'", "give --device"),
+    ({"scheduler": "flow-euler"}, "samples flow-matching models", "analytic-cifar10"),
+    ({"scheduler": "ddim", "flow_shift": 3.0}, "flow_shift=3.0", "flow-euler"),
+    (
+        {"scheduler": "flow-euler", "model": "analytic-cifar10", "flow_shift": -1.0},
+        "flow_shift=-1.0",
+        "such as 3",
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "named", "remedy"), MISTAKES, ids=[str(m[0]) for m in MISTAKES])
+def test_a_mistake_is_one_line_that_names_it_and_the_remedy(
+    settings: dict[str, Any], named: str, remedy: str, tmp_path: Path
+) -> None:
+    with pytest.raises(LMLError) as caught:
+        GenerateConfig(out=tmp_path / "out", **settings)
+    message = str(caught.value)
+    assert named in message
+    assert remedy in message
+    assert "\n" not in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LMLError, match="model_index.json"):
+        GenerateConfig(out=tmp_path / "out", model=str(tmp_path))
+
+
+def test_a_folder_is_checked_without_touching_it(tmp_path: Path) -> None:
+    check_folder(tmp_path / "a" / "b", overwrite=False)
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(LMLError, match="is a file"):
+        check_folder(tmp_path / "file" / "out", overwrite=True)
+
+
+def test_a_folder_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Tests may run as root, whom chmod does not stop.
+    monkeypatch.setattr("lmlangevin.generation.config.os.access", lambda path, mode: False)
+    with pytest.raises(LMLError, match="no permission"):
+        check_folder(tmp_path / "out", overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "images", "plain", "lml"])
+def test_earlier_work_is_not_overwritten_unasked(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(LMLError, match="--overwrite"):
+        check_folder(tmp_path, overwrite=False)
+    check_folder(tmp_path, overwrite=True)
