@@ -1,12 +1,13 @@
 """Find the default gain of every sampler on every time grid, and write it into the package.
 
     python benchmarks/gain_sweep.py run analytic-cifar10       # measures, resumes where it was stopped
-    python benchmarks/gain_sweep.py run embedded
+    python benchmarks/gain_sweep.py run embedded               # after the analytic model
     python benchmarks/gain_sweep.py choose                      # applies the rule, writes assets/presets.json
 
 Every cell (model, sampler, grid, evaluations, gain) is measured on the same seeds: the error to the model's converged
-solution (RMSE) and a Frechet distance (FD), of random features to exact samples on the analytic model, of the
-embedded classifier's features to the training set on the embedded one.
+solution (RMSE) and a Frechet distance of random features (FD), to exact samples on the analytic model, to the converged
+solutions of the same seeds on the embedded one. There, only the gain that is best on the analytic model and the two
+next smaller ones are tried, and only those can be chosen.
 
 The rule. For a sampler, a grid and a gain, every (model, evaluations) cell and both measures give one number
 r = log(measure with the gain / measure of the plain sampler). The gain's score is the mean of r where it is negative
@@ -38,7 +39,6 @@ from _common import (
     solve,
     steps_for,
 )
-from lmlangevin.generation.images import to_uint8
 from lmlangevin.schedulers import SCHEDULERS
 from lmlangevin.schedulers.names import grid_config
 from lmlangevin.schedulers.presets import grid_key, sampler_key
@@ -46,6 +46,7 @@ from lmlangevin.schedulers.presets import grid_key, sampler_key
 HARM = 4.0
 WORST = 1.02
 VERSION = "1"
+FIRST = "analytic-cifar10"
 UP = (0.05, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7, 1.0)
 DOWN = (-0.05, -0.1, -0.2, -0.3)
 GAINS = (0.0, *UP, *DOWN)
@@ -55,10 +56,12 @@ NUM_SEEDS = {"analytic-cifar10": 128, "embedded": 128}
 FIRST_SEED = 200_000
 SWEEP = RESULTS / "gain_sweep.json"
 PRESETS = Path(__file__).parents[1] / "src" / "lmlangevin" / "assets" / "presets.json"
+SHIFTS = ("shift 1", "shift 3")
+"""A flow's own grid at two shifts; one preset serves both."""
 GRIDS = {
     "ddim": ("leading", "trailing", "linspace"),
     "pndm": ("leading", "trailing", "linspace"),
-    "flow-euler": ("shift 1", "shift 3"),
+    "flow-euler": (*SHIFTS, "karras", "exponential", "beta"),
 }
 ALL_GRIDS = ("linspace", "leading", "trailing", "karras", "exponential", "beta", "lu")
 
@@ -79,7 +82,7 @@ def grids_of(name: str) -> list[str]:
 
 def scheduler_of(name: str, grid: str, gain: float) -> Any:
     """Build one cell's scheduler."""
-    if name == "flow-euler":
+    if grid in SHIFTS:
         return make(name, None, gain, shift=float(grid.split()[1]))
     return make(name, grid, gain)
 
@@ -91,7 +94,6 @@ class Setting:
         self.noise = noise_for(range(FIRST_SEED, FIRST_SEED + num_seeds))
         self.networks: dict[str, Any] = {}
         self.solutions: dict[str, torch.Tensor] = {}
-        self.extractor_sees_pixels = model == "embedded"
         if model == "embedded":
             self._embedded()
         else:
@@ -110,24 +112,22 @@ class Setting:
             self.solutions[path] = converged_solution(mixture, self.noise, path=path, steps=40)
 
     def _embedded(self) -> None:
-        from lmlangevin.evaluation import load_feature_network, load_reference_statistics
+        from lmlangevin.evaluation import RandomFeatureNetwork, feature_statistics
 
-        network = embedded_network()
-        self.extractor = load_feature_network()
-        self.reference = load_reference_statistics()
-        self.networks["vp"] = network
-        self.solutions["vp"] = solve(network, make("dpmpp-3m", "trailing", 0.0), self.noise, 100)
+        self.extractor = RandomFeatureNetwork()
+        self.networks["vp"] = embedded_network()
+        self.solutions["vp"] = solve(self.networks["vp"], make("dpmpp-3m", "trailing", 0.0), self.noise, 100)
+        self.reference = feature_statistics(self.extractor, self.solutions["vp"], protocol="embedded")
 
     def measure(self, name: str, grid: str, nfe: int, gain: float) -> dict[str, float]:
         """Return RMSE and FD of one cell."""
         path = "flow" if SCHEDULERS[name].flow else "vp"
         images = solve(self.networks[path], scheduler_of(name, grid, gain), self.noise, steps_for(name, nfe))
         error = rmse(images, self.solutions[path])
-        if not math.isfinite(error):
-            return {"rmse": error, "fd": error}
-        # The classifier sees images as they would be saved; the random features are those of the exact samples.
-        seen = to_uint8(images) if self.extractor_sees_pixels else images
-        return {"rmse": error, "fd": frechet(seen, self.extractor, self.reference)}
+        return {
+            "rmse": error,
+            "fd": frechet(images, self.extractor, self.reference) if math.isfinite(error) else error,
+        }
 
 
 def run(model: str, samplers: list[str]) -> None:
@@ -149,7 +149,7 @@ def run(model: str, samplers: list[str]) -> None:
         for name, grid, nfe in progress.track(todo, description=model):
             key = f"{name}|{grid}|{nfe}"
             plain = cells[f"{key}|0.0"] = setting.measure(name, grid, nfe, 0.0)
-            for ladder in (UP, DOWN):
+            for ladder in ladders(model, name, grid):
                 too_much = 0
                 for gain in ladder:
                     cell = cells[f"{key}|{gain}"] = setting.measure(name, grid, nfe, gain)
@@ -161,20 +161,40 @@ def run(model: str, samplers: list[str]) -> None:
             save(path, {"cells": cells})
 
 
+def ladders(model: str, name: str, grid: str) -> tuple[tuple[float, ...], ...]:
+    """Return the gains to try, rising: all on the analytic model; its best and two smaller ones on the other."""
+    if model == FIRST:
+        return UP, DOWN
+    table = _scores({FIRST: _measured()[FIRST]}, name, [grid])
+    best = _best(table)
+    if best == 0:
+        return UP[:1], DOWN[:1]
+    ladder = UP if best > 0 else DOWN
+    end = ladder.index(best) + 1
+    return (ladder[max(0, end - 3) : end],)
+
+
+def _measured() -> dict[str, dict[str, Any]]:
+    parts = sorted(RESULTS.glob("gain_sweep.*.part.json"))
+    if not parts and SWEEP.is_file():
+        return json.loads(SWEEP.read_text())["cells"]
+    return {path.name.split(".")[1]: json.loads(path.read_text())["cells"] for path in parts}
+
+
+def _best(table: dict[float, dict[str, float]]) -> float:
+    return min((g for g in table if table[g]["worst_rmse"] <= WORST), key=lambda g: table[g]["score"])
+
+
 def choose() -> None:
     """Apply the rule to what was measured; write the sweep and the presets."""
-    measured: dict[str, dict[str, Any]] = {}
-    for path in sorted(RESULTS.glob("gain_sweep.*.part.json")):
-        measured[path.name.split(".")[1]] = json.loads(path.read_text())["cells"]
-    if not measured and SWEEP.is_file():
-        measured = json.loads(SWEEP.read_text())["cells"]
+    measured = _measured()
     gains: dict[str, dict[str, float]] = defaultdict(dict)
     scores: dict[str, dict[str, Any]] = {}
     for name, entry in SCHEDULERS.items():
         for grid in grids_of(name):
-            table = _scores(measured, name, [grid] if name != "flow-euler" else list(GRIDS[name]))
-            config = {**entry.config, **dict(make(name, None if name == "flow-euler" else grid, 0.0).config)}
-            best = min((g for g in table if table[g]["worst_rmse"] <= WORST), key=lambda g: table[g]["score"])
+            table = _scores(measured, name, list(SHIFTS) if grid in SHIFTS else [grid])
+            config = dict(scheduler_of(name, grid, 0.0).config)
+            best = _best(table)
             gains[sampler_key(entry.base, config)][grid_key(config)] = best
             scores[f"{name}|{grid}"] = {"preset": best, "gains": table}
     save(
