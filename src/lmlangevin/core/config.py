@@ -94,6 +94,10 @@ _SMALLEST_GAIN = 1e-200
 
 
 def _finite(name: str, value: object, remedy: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, (int, float)) else float(value)
+    except OverflowError:  # a whole number beyond the range of floats
+        number = math.inf
+    if not math.isfinite(number):
         raise LMLError(f"{name}={value!r} is not a finite number; give {remedy}.")
-    return float(value)
+    return number

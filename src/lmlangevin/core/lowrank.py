@@ -127,5 +127,7 @@ def solve(
     direction = direction * scale.to(work).view(column)
     gains = torch.stack(gain, dim=1)
     # One test catches everything: a zero norm, an overflow and a NaN in any input all end in one of these scalars.
-    valid = (norm2 > 0) & torch.isfinite(norm2) & torch.isfinite(tangent2) & torch.isfinite(gains).all(dim=1)
+    # Below the smallest norm the squares of the elements lose digits to underflow, and the norm could not be restored.
+    smallest = torch.finfo(work).tiny * 2**24
+    valid = (norm2 > smallest) & torch.isfinite(norm2) & torch.isfinite(tangent2) & torch.isfinite(gains).all(dim=1)
     return Solve(direction, gains, torch.atan(tangent2.sqrt()), ~valid | (kappa == 0))

@@ -21,8 +21,11 @@ _REFUSED = {
     "DPMSolverSinglestepScheduler": "it evaluates the network several times an interval",
     "DPMSolverSDEScheduler": "it evaluates the network twice an interval",
     "RePaintScheduler": "it moves back and forth in time",
-    "LCMScheduler": "it samples a distilled consistency model, which has no trajectory to follow",
-    "TCDScheduler": "it samples a distilled consistency model, which has no trajectory to follow",
+    "VQDiffusionScheduler": "it predicts tokens, not noise",
+    **dict.fromkeys(
+        ("LCMScheduler", "TCDScheduler", "CMStochasticIterativeScheduler", "FlowMatchLCMScheduler", "SCMScheduler"),
+        "it samples a distilled consistency model, which has no trajectory to follow",
+    ),
 }
 
 
@@ -48,7 +51,7 @@ def with_lml(base: type[Base]) -> type[Base]:
     Raises:
         LMLError: If the class is no scheduler, or evaluates the network more than once an interval.
     """
-    if issubclass(base, LMLSchedulerMixin):
+    if inspect.isclass(base) and issubclass(base, LMLSchedulerMixin):
         return base
     if base not in _CLASSES:
         _check_base(base)
@@ -64,20 +67,23 @@ def resolve(name: str) -> type:
     """
     if name == "SchedulerMixin":
         return SchedulerMixin
+    base = getattr(diffusers, name.replace("LMLScheduler", "Scheduler"), None)
+    if inspect.isclass(base) and issubclass(base, SchedulerMixin):
+        try:
+            return with_lml(base)
+        except LMLError as error:  # hasattr and getattr with a default know this type only
+            raise AttributeError(str(error)) from error
     for made in _CLASSES.values():
         if made.__name__ == name:
             return made
-    base = getattr(diffusers, name.replace("LMLScheduler", "Scheduler"), None)
-    if not (inspect.isclass(base) and issubclass(base, SchedulerMixin)):
-        raise AttributeError(
-            f"lmlangevin has no {name!r}: diffusers has no such base. For a scheduler of your own, call "
-            "lmlangevin.with_lml(YourScheduler) first."
-        )
-    return with_lml(base)
+    raise AttributeError(
+        f"lmlangevin has no {name!r}: diffusers has no such base. For a scheduler of your own, call "
+        "lmlangevin.with_lml(YourScheduler) first."
+    )
 
 
 def _check_base(base: type) -> None:
-    name = getattr(base, "__name__", repr(base))
+    name = getattr(base, "__name__", type(base).__name__)
     if not (inspect.isclass(base) and issubclass(base, SchedulerMixin)):
         raise LMLError(f"base={name} is no diffusers scheduler; give a subclass of diffusers.SchedulerMixin.")
     step: Any = getattr(base, "step", None)
@@ -115,14 +121,16 @@ def _rebuild(base: type) -> Any:
 def _make(base: type) -> type:
     parent: Any = base
     signature = _merged_signature(base)
+    collected = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), "")
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         # All of the base's arguments are passed, given or not: it would otherwise record in its configuration that
         # only its own keys were left at their defaults, and forget ours.
-        given = {k: v for k, v in bound.arguments.items() if k not in LML_DEFAULTS and k not in ("self", "kwargs")}
-        parent.__init__(self, **given, **bound.arguments.get("kwargs", {}))
+        ours = (*LML_DEFAULTS, "self", collected)
+        given = {key: value for key, value in bound.arguments.items() if key not in ours}
+        parent.__init__(self, **given, **bound.arguments.get(collected, {}))
         self._lml_setup()
 
     __init__.__signature__ = signature  # type: ignore[attr-defined]
@@ -134,7 +142,7 @@ def _make(base: type) -> type:
 
     @functools.wraps(parent.step)
     def step(self: Any, model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
-        if not self._lml_active or self.num_inference_steps is None:
+        if not self._lml_active or getattr(self, "num_inference_steps", None) is None:
             return parent.step(self, model_output, timestep, sample, *args, **kwargs)
         self._lml_count_step()
         if self.config.placement == "score" or is_flow:
@@ -154,7 +162,7 @@ def _make(base: type) -> type:
     is_flow = base.__name__ == "FlowMatchEulerDiscreteScheduler"
     namespace: dict[str, Any] = {
         "__module__": "lmlangevin",
-        "__qualname__": base.__name__.replace("Scheduler", "LMLScheduler"),
+        "__qualname__": base.__name__.removesuffix("Scheduler") + "LMLScheduler",
         "__doc__": f"`{base.__name__}` with the LML correction; see `lmlangevin.with_lml` for the keys it adds.",
         "__init__": register_to_config(__init__),
         "__reduce__": __reduce__,

@@ -37,7 +37,7 @@ def alpha_bar(scheduler: Any, timestep: Any) -> Tensor:
 
 
 def signal_and_noise(scheduler: Any, timestep: Any, sample: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (alpha, sigma, x) with x = alpha x0 + sigma eps the variance-preserving sample of this step.
+    """Return (alpha, sigma, x) with x = alpha x0 + sigma eps the noised sample of this step.
 
     Solvers of the Euler family carry x / alpha as their sample; it is rescaled here.
     """
@@ -48,6 +48,8 @@ def signal_and_noise(scheduler: Any, timestep: Any, sample: Tensor) -> tuple[Ten
         # The base does this at the top of its step; done here it is not done twice.
         scheduler._init_step_index(timestep)
     ratio = scheduler.sigmas[scheduler.step_index]
+    if scheduler.config.get("use_flow_sigmas"):
+        return 1 - ratio, ratio, sample
     alpha = torch.rsqrt(1 + ratio * ratio)
     carries_ratio = hasattr(scheduler, "is_scale_input_called")
     return alpha, ratio * alpha, sample * alpha if carries_ratio else sample

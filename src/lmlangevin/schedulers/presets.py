@@ -81,7 +81,7 @@ def parse_label(label: str | None) -> Label | None:
     """
     if label is None:
         return None
-    parts = label.split("/")
+    parts = label.split("/") if isinstance(label, str) else []
     if len(parts) not in (3, 4) or parts[3:] not in ([], ["halved"]):
         raise LMLError(f"preset={label!r} is no preset label; leave it out, and give gain= to choose one yourself.")
     return Label(parts[0], parts[1], parts[2], len(parts) == 4)
