@@ -185,9 +185,8 @@ def _best(table: dict[float, dict[str, float]]) -> float:
     return min((g for g in table if table[g]["worst_rmse"] <= WORST), key=lambda g: table[g]["score"])
 
 
-def choose() -> None:
-    """Apply the rule to what was measured; write the sweep and the presets."""
-    measured = _measured()
+def chosen(measured: dict[str, dict[str, Any]]) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
+    """Return the presets by the rule, and the scores that they were chosen by."""
     gains: dict[str, dict[str, float]] = defaultdict(dict)
     scores: dict[str, dict[str, Any]] = {}
     for name, entry in SCHEDULERS.items():
@@ -197,6 +196,13 @@ def choose() -> None:
             best = _best(table)
             gains[sampler_key(entry.base, config)][grid_key(config)] = best
             scores[f"{name}|{grid}"] = {"preset": best, "gains": table}
+    return dict(gains), scores
+
+
+def choose() -> None:
+    """Apply the rule to what was measured; write the sweep and the presets."""
+    measured = _measured()
+    gains, scores = chosen(measured)
     save(
         SWEEP,
         {

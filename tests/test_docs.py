@@ -31,7 +31,7 @@ def test_python_blocks_compile(page: Path) -> None:
         compile(block, page.name, "exec")
 
 
-def test_the_tables_are_those_of_the_result_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tables_are_those_of_the_result_files() -> None:
     tables = runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))
     for page in tables["FILES"]:
         text = page.read_text(encoding="utf-8")
@@ -64,3 +64,14 @@ def test_help_names_every_command() -> None:
     shown = CliRunner().invoke(cli, ["--help"])
     assert shown.exit_code == 0
     assert all(name in shown.output for name in ("generate", "info"))
+
+
+def test_the_presets_are_those_of_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = json.loads((ROOT / "benchmarks" / "results" / "gain_sweep.json").read_text(encoding="utf-8"))
+    installed = json.loads((ROOT / "src" / "lmlangevin" / "assets" / "presets.json").read_text(encoding="utf-8"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    rule = runpy.run_path(str(ROOT / "benchmarks" / "gain_sweep.py"), run_name="sweep")
+    assert rule["chosen"](sweep["cells"])[0] == installed["gains"]
+    for row in sweep["scores"].values():
+        best = row["gains"][str(row["preset"])]
+        assert best["score"] <= 0 and best["worst_rmse"] <= sweep["rule"]["worst"]
