@@ -119,15 +119,14 @@ class Setting:
         self.solutions["vp"] = solve(self.networks["vp"], make("dpmpp-3m", "trailing", 0.0), self.noise, 100)
         self.reference = feature_statistics(self.extractor, self.solutions["vp"], protocol="embedded")
 
-    def measure(self, name: str, grid: str, nfe: int, gain: float) -> dict[str, float]:
-        """Return RMSE and FD of one cell."""
+    def measure(self, name: str, grid: str, nfe: int, gain: float) -> dict[str, Any]:
+        """Return RMSE and FD of one cell, both None where an image is not finite."""
         path = "flow" if SCHEDULERS[name].flow else "vp"
         images = solve(self.networks[path], scheduler_of(name, grid, gain), self.noise, steps_for(name, nfe))
         error = rmse(images, self.solutions[path])
-        return {
-            "rmse": error,
-            "fd": frechet(images, self.extractor, self.reference) if math.isfinite(error) else error,
-        }
+        if not math.isfinite(error):
+            return {"rmse": None, "fd": None}
+        return {"rmse": error, "fd": frechet(images, self.extractor, self.reference)}
 
 
 def run(model: str, samplers: list[str]) -> None:
@@ -148,13 +147,15 @@ def run(model: str, samplers: list[str]) -> None:
     with Progress() as progress:
         for name, grid, nfe in progress.track(todo, description=model):
             key = f"{name}|{grid}|{nfe}"
-            plain = cells[f"{key}|0.0"] = setting.measure(name, grid, nfe, 0.0)
+            cells[f"{key}|0.0"] = setting.measure(name, grid, nfe, 0.0)
+            plain: float | None = cells[f"{key}|0.0"]["rmse"]
             for ladder in ladders(model, name, grid):
                 too_much = 0
                 for gain in ladder:
-                    cell = cells[f"{key}|{gain}"] = setting.measure(name, grid, nfe, gain)
+                    cells[f"{key}|{gain}"] = setting.measure(name, grid, nfe, gain)
+                    error = cells[f"{key}|{gain}"]["rmse"]
                     # Two rungs far above the plain error: the rest of the ladder would only be worse.
-                    too_much = too_much + 1 if not cell["rmse"] < GIVE_UP * plain["rmse"] else 0
+                    too_much = too_much + 1 if plain is None or error is None or error > GIVE_UP * plain else 0
                     if too_much == 2:
                         break
             cells[f"{key}|done"] = True
@@ -167,6 +168,8 @@ def ladders(model: str, name: str, grid: str) -> tuple[tuple[float, ...], ...]:
         return UP, DOWN
     table = _scores({FIRST: _measured()[FIRST]}, name, [grid])
     best = _best(table)
+    if best is None:
+        return ()
     if best == 0:
         return UP[:1], DOWN[:1]
     ladder = UP if best > 0 else DOWN
@@ -181,7 +184,9 @@ def _measured() -> dict[str, dict[str, Any]]:
     return {path.name.split(".")[1]: json.loads(path.read_text())["cells"] for path in parts}
 
 
-def _best(table: dict[float, dict[str, float]]) -> float:
+def _best(table: dict[float, dict[str, float]]) -> float | None:
+    if not table:  # the plain sampler fails on this grid
+        return None
     return min((g for g in table if table[g]["worst_rmse"] <= WORST), key=lambda g: table[g]["score"])
 
 
@@ -194,7 +199,8 @@ def chosen(measured: dict[str, dict[str, Any]]) -> tuple[dict[str, dict[str, flo
             table = _scores(measured, name, list(SHIFTS) if grid in SHIFTS else [grid])
             config = dict(scheduler_of(name, grid, 0.0).config)
             best = _best(table)
-            gains[sampler_key(entry.base, config)][grid_key(config)] = best
+            if best is not None:
+                gains[sampler_key(entry.base, config)][grid_key(config)] = best
             scores[f"{name}|{grid}"] = {"preset": best, "gains": table}
     return dict(gains), scores
 
@@ -229,10 +235,13 @@ def _scores(measured: dict[str, dict[str, Any]], name: str, grids: list[str]) ->
             for grid in grids:
                 for nfe in NFE[model]:
                     cell, plain = cells.get(f"{name}|{grid}|{nfe}|{gain}"), cells[f"{name}|{grid}|{nfe}|0.0"]
-                    complete = complete and cell is not None
-                    if cell is not None:
+                    if plain["rmse"] is None:
+                        continue  # the plain sampler divides by zero here by itself
+                    if cell is None or cell["rmse"] is None:
+                        complete = False
+                    else:
                         ratios.append((cell["rmse"] / plain["rmse"], cell["fd"] / plain["fd"]))
-        if complete:
+        if complete and ratios:
             logs = [math.log(r) for pair in ratios for r in pair]
             table[gain] = {
                 "score": sum(r if r < 0 else HARM * r for r in logs) / len(logs),

@@ -73,5 +73,8 @@ def test_the_presets_are_those_of_the_sweep(monkeypatch: pytest.MonkeyPatch) -> 
     rule = runpy.run_path(str(ROOT / "benchmarks" / "gain_sweep.py"), run_name="sweep")
     assert rule["chosen"](sweep["cells"])[0] == installed["gains"]
     for row in sweep["scores"].values():
+        if row["preset"] is None:  # the plain sampler divides by zero on this grid
+            assert not row["gains"]
+            continue
         best = row["gains"][str(row["preset"])]
         assert best["score"] <= 0 and best["worst_rmse"] <= sweep["rule"]["worst"]
