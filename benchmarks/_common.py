@@ -41,7 +41,7 @@ def embedded_network() -> Any:
     return network.to(memory_format=torch.channels_last)
 
 
-def solve(network: Any, scheduler: Any, noise: torch.Tensor, steps: int, batch: int = 128) -> torch.Tensor:
+def solve(network: Any, scheduler: Any, noise: torch.Tensor, steps: int, batch: int = 32) -> torch.Tensor:
     """Sample from given standard-normal noise; returns images of the noise's shape."""
     return torch.cat([sample(network, scheduler, part, [], steps=steps) for part in noise.split(batch)])
 

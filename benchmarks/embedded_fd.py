@@ -58,7 +58,11 @@ def main() -> None:
         for name in SAMPLERS:
             config = dict(make(name, None, 0.0).config)
             preset = build_scheduler(name, config, lml={}).config
-            row: dict[str, Any] = {"scheduler": name, "grid": grid_key(config), "gain": preset.gain}
+            row: dict[str, Any] = {
+                "scheduler": name,
+                "grid": grid_key(SCHEDULERS[name].base, config),
+                "gain": preset.gain,
+            }
             for arm, gain in (("plain", 0.0), ("lml", preset.gain)):
                 if arm == "lml" and gain == 0:
                     row[arm] = row["plain"]  # the same arithmetic, bit for bit

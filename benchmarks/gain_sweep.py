@@ -131,7 +131,7 @@ class Setting:
 
 def run(model: str, samplers: list[str]) -> None:
     """Measure all cells of a model that are not in the result file yet."""
-    path = SWEEP.with_name(f"gain_sweep.{model}.part.json")
+    path = SWEEP.with_name(f"gain_sweep.{model}.{samplers[0]}.part.json")  # so that two shards can run side by side
     cells: dict[str, Any] = json.loads(path.read_text())["cells"] if path.is_file() else {}
     todo = [
         (name, grid, nfe)
@@ -181,7 +181,10 @@ def _measured() -> dict[str, dict[str, Any]]:
     parts = sorted(RESULTS.glob("gain_sweep.*.part.json"))
     if not parts and SWEEP.is_file():
         return json.loads(SWEEP.read_text())["cells"]
-    return {path.name.split(".")[1]: json.loads(path.read_text())["cells"] for path in parts}
+    measured: dict[str, dict[str, Any]] = defaultdict(dict)
+    for path in parts:
+        measured[path.name.split(".")[1]] |= json.loads(path.read_text())["cells"]
+    return dict(measured)
 
 
 def _best(table: dict[float, dict[str, float]]) -> float | None:
@@ -200,7 +203,7 @@ def chosen(measured: dict[str, dict[str, Any]]) -> tuple[dict[str, dict[str, flo
             config = dict(scheduler_of(name, grid, 0.0).config)
             best = _best(table)
             if best is not None:
-                gains[sampler_key(entry.base, config)][grid_key(config)] = best
+                gains[sampler_key(entry.base, config)][grid_key(entry.base, config)] = best
             scores[f"{name}|{grid}"] = {"preset": best, "gains": table}
     return dict(gains), scores
 
@@ -234,9 +237,9 @@ def _scores(measured: dict[str, dict[str, Any]], name: str, grids: list[str]) ->
                 continue
             for grid in grids:
                 for nfe in NFE[model]:
-                    cell, plain = cells.get(f"{name}|{grid}|{nfe}|{gain}"), cells[f"{name}|{grid}|{nfe}|0.0"]
-                    if plain["rmse"] is None:
-                        continue  # the plain sampler divides by zero here by itself
+                    cell, plain = cells.get(f"{name}|{grid}|{nfe}|{gain}"), cells.get(f"{name}|{grid}|{nfe}|0.0")
+                    if plain is None or plain["rmse"] is None:
+                        continue  # not measured on this model, or the plain sampler divides by zero by itself
                     if cell is None or cell["rmse"] is None:
                         complete = False
                     else:

@@ -207,7 +207,7 @@ TABLE = {
     "gains": {
         "DDIMScheduler": {"leading": 0.5, "trailing": 0.25, "linspace": 0.125},
         "PNDMScheduler": {"leading": 0.375},
-        "DPMSolverMultistepScheduler-dpmsolver++-2": {"linspace": 0.0625, "karras": 0.0, "lu": -0.125, "leading": 0.1875},
+        "DPMSolverMultistepScheduler-dpmsolver++-2": {"linspace": 0.0625, "karras": 0, "lu": -0.125, "leading": 0.1875},
         "EulerDiscreteScheduler": {"linspace": 0.75, "karras": 0.3125},
         "DEISMultistepScheduler-deis-2": {"linspace": 0.4375},
         "UniPCMultistepScheduler-2": {"linspace": 0.15625},

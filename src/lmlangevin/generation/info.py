@@ -57,10 +57,10 @@ def scheduler_table() -> Table:
         schedule = FLOW_CONFIG if entry.flow else VP_CONFIG
         with without_known_warnings():
             default = build_scheduler(name, schedule)
-            cells = {grid_key(default.config): recommended_gain(entry, default.config)}
+            cells = {grid_key(entry.base, default.config): recommended_gain(entry, default.config)}
             for grid in offered_grids(entry):
                 built = build_scheduler(name, schedule, grid=grid)
-                cells.setdefault(grid_key(built.config), recommended_gain(entry, built.config))
+                cells.setdefault(grid_key(entry.base, built.config), recommended_gain(entry, built.config))
         words = [
             f"{grid}{'*' if index == 0 else ''}: {'-' if gain is None else f'{gain:g}'}"
             for index, (grid, gain) in enumerate(cells.items())

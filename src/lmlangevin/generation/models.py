@@ -98,6 +98,8 @@ def _load_analytic(config: GenerateConfig, dtype: torch.dtype, *, flow: bool) ->
 
 
 def _load_pipeline(config: GenerateConfig, dtype: torch.dtype, *, flow: bool) -> LoadedModel:
+    from lmlangevin.schedulers.pipeline import is_flow
+
     pipe = _from_pretrained(config.model, dtype)
     scheduler = getattr(pipe, "scheduler", None)
     family = type(pipe).__name__
@@ -157,16 +159,6 @@ def _quiet_loading() -> Iterator[None]:
         diffusers_logging.set_verbosity(verbosity)
         if shown:
             diffusers_logging.enable_progress_bar()
-
-
-def is_flow(scheduler: Any) -> bool:
-    """Return whether a pipeline's own scheduler says that its model predicts a flow velocity."""
-    names = [cls.__name__ for cls in type(scheduler).__mro__]
-    return (
-        any(name.startswith("FlowMatch") for name in names)
-        or scheduler.config.get("prediction_type") == "flow_prediction"
-        or bool(scheduler.config.get("use_flow_sigmas"))
-    )
 
 
 def _loop_shape(pipe: Any) -> tuple[int, int, int] | None:

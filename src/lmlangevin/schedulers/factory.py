@@ -11,7 +11,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from lmlangevin.core import LMLError
-from lmlangevin.schedulers.mixin import _DPM_UPDATES, LML_DEFAULTS, LMLSchedulerMixin
+from lmlangevin.schedulers.mixin import _DPM_UPDATES, FLOW_EULER, LML_DEFAULTS, LMLSchedulerMixin
 
 Base = TypeVar("Base", bound=SchedulerMixin)
 
@@ -159,7 +159,7 @@ def _make(base: type) -> type:
 
     is_dpm = all(hasattr(base, update) for update in _DPM_UPDATES)
     # A flow's increment is its velocity times a number, so the paper's placement and ours are the same there.
-    is_flow = base.__name__ == "FlowMatchEulerDiscreteScheduler"
+    is_flow = any(kin.__name__ == FLOW_EULER for kin in base.__mro__)
     namespace: dict[str, Any] = {
         "__module__": "lmlangevin",
         "__qualname__": base.__name__.removesuffix("Scheduler") + "LMLScheduler",

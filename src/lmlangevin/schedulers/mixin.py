@@ -12,6 +12,7 @@ from lmlangevin.schedulers import presets
 from lmlangevin.schedulers.noise import alpha_bar, noise_coordinates
 
 PLACEMENTS = ("score", "reference")
+FLOW_EULER = "FlowMatchEulerDiscreteScheduler"
 
 LML_DEFAULTS: dict[str, Any] = {
     "gain": None,
@@ -76,10 +77,15 @@ class LMLSchedulerMixin:
             # The paper's two numbers are the user's word; a gain that came from a preset yields to them.
             self.register_to_config(gain=None if stored else config.gain, preset=None)
             return
-        if config.gain is not None and not (stored and stored.stale_for(self._lml_base, config)):
-            if stored and stored.current and presets.find_preset(self._lml_base, config).gain != config.gain:
+        if config.gain is not None:
+            if stored is None:
+                return
+            if stored.current and stored.gain() != config.gain:
+                # The user gave a number together with a configuration that had one from a preset.
                 self.register_to_config(preset=None)
-            return
+                return
+            if not stored.stale_for(self._lml_base, config):
+                return
         try:
             found = presets.find_preset(self._lml_base, config)
         except LMLError:
@@ -101,7 +107,15 @@ class LMLSchedulerMixin:
 
     def _check_reference(self) -> None:
         name = self._lml_base.__name__
-        if name.startswith("DDIM") or name == "FlowMatchEulerDiscreteScheduler":
+        parents = {parent.__name__ for parent in self._lml_base.__mro__}
+        if parents & {"DDIMScheduler", "DDIMParallelScheduler"}:
+            return
+        if FLOW_EULER in parents:
+            if self.config.stochastic_sampling:
+                raise LMLError(
+                    "placement='reference' is not defined for stochastic_sampling=True, whose step is no multiple of "
+                    "the velocity; give placement='score'."
+                )
             return
         if not all(hasattr(self, update) for update in _DPM_UPDATES):
             raise LMLError(

@@ -73,6 +73,7 @@ def apply_lml(
         raise LMLError(f"pipe={family} has no diffusers scheduler; give a diffusers pipeline.")
     base, overrides = _choose(current, scheduler)
     config = _without_lml(current.config)
+    _check_flow(family, current, base, config)
     settings: dict[str, Any] = {
         "gain": gain,
         "kappa": kappa,
@@ -84,7 +85,8 @@ def apply_lml(
         "record": record,
     }
     cls = with_lml(base)
-    if gain is None and kappa is None and damping is None and family not in _MEASURED_PIPELINES:
+    by_preset = control == "constant" and gain is None and kappa is None and damping is None
+    if by_preset and family not in _MEASURED_PIPELINES:
         plain = base.from_config(config, **overrides)
         half = find_preset(base, plain.config, halved=True)
         settings |= {"gain": half.gain, "preset": half.label}
@@ -114,7 +116,36 @@ def _choose(current: Any, scheduler: str | type | None) -> tuple[Any, dict[str, 
         entry = find_scheduler(scheduler)
         return entry.base, dict(entry.config)
     base = type(current) if scheduler is None else scheduler
+    if not isinstance(base, type):
+        raise LMLError(
+            f"scheduler={type(base).__name__}(...) is an object; give its class or a short name, or set pipe.scheduler "
+            "to it first."
+        )
     return (base._lml_base if issubclass(base, LMLSchedulerMixin) else base), {}
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Return whether a scheduler says that its model predicts a flow velocity."""
+    names = [kin.__name__ for kin in type(scheduler).__mro__]
+    return any(name.startswith("FlowMatch") for name in names) or _flow_config(scheduler.config)
+
+
+def _flow_config(config: Any) -> bool:
+    return config.get("prediction_type") == "flow_prediction" or bool(config.get("use_flow_sigmas"))
+
+
+def _check_flow(family: str, current: Any, base: type, config: Any) -> None:
+    flow = any(kin.__name__.startswith("FlowMatch") for kin in base.__mro__)
+    if flow and not is_flow(current):
+        raise LMLError(
+            f"scheduler={base.__name__} samples flow-matching models, and the model of this {family} predicts noise; "
+            "give 'ddim', 'dpmpp-2m' or 'unipc'."
+        )
+    if is_flow(current) and not (flow or _flow_config(config)):
+        raise LMLError(
+            f"scheduler={base.__name__} samples models that predict noise, and the model of this {family} predicts a "
+            "flow velocity; give 'flow-euler'."
+        )
 
 
 def _without_lml(config: Any) -> dict[str, Any]:

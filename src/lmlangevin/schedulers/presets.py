@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+import inspect
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -41,7 +42,12 @@ class Label(NamedTuple):
 
     def stale_for(self, base: type, config: Mapping[str, Any]) -> bool:
         """Whether the configuration has since become that of another sampler or grid."""
-        return (self.sampler, self.grid) != (sampler_key(base, config), grid_key(config))
+        return (self.sampler, self.grid) != (sampler_key(base, config), grid_key(base, config))
+
+    def gain(self) -> float | None:
+        """Return the gain that the label stands for, None where the installed table is another or has no such row."""
+        gain = _table()["gains"].get(self.sampler, {}).get(self.grid) if self.current else None
+        return gain / 2 if gain is not None and self.halved else gain
 
 
 @functools.cache
@@ -57,20 +63,33 @@ def presets_version() -> str:
 
 def sampler_key(base: type, config: Mapping[str, Any]) -> str:
     """Return the table's name of a sampler, such as `DPMSolverMultistepScheduler-dpmsolver++-2`."""
-    parts = [base.__name__, config.get("algorithm_type"), config.get("solver_order")]
+    own = _own_keys(base, config)
+    parts = [base.__name__, own.get("algorithm_type"), own.get("solver_order")]
     return "-".join(str(part) for part in parts if part is not None)
 
 
-def grid_key(config: Mapping[str, Any]) -> str:
+def grid_key(base: type, config: Mapping[str, Any]) -> str:
     """Return the table's name of the time grid that a configuration chooses."""
+    own = _own_keys(base, config)
     for key in ("karras", "exponential", "beta"):
-        if config.get(f"use_{key}_sigmas"):
+        if own.get(f"use_{key}_sigmas"):
             return key
-    if config.get("use_lu_lambdas"):
+    if own.get("use_lu_lambdas"):
         return "lu"
-    if config.get("use_flow_sigmas") or "timestep_spacing" not in config:
+    if own.get("use_flow_sigmas") or "timestep_spacing" not in own:
         return "flow"
-    return str(config["timestep_spacing"])
+    return str(own["timestep_spacing"])
+
+
+def _own_keys(base: type, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the keys of other classes, which diffusers keeps in a configuration for their sake."""
+    accepted = _parameters(base)
+    return {key: value for key, value in config.items() if key in accepted}
+
+
+@functools.cache
+def _parameters(base: type) -> frozenset[str]:
+    return frozenset(inspect.signature(base.__init__).parameters)
 
 
 def parse_label(label: str | None) -> Label | None:
@@ -102,7 +121,7 @@ def find_preset(base: type, config: Mapping[str, Any], *, halved: bool | None = 
     if halved is None:
         stored = parse_label(config.get("preset"))
         halved = stored is not None and stored.halved
-    sampler, grid = sampler_key(base, config), grid_key(config)
+    sampler, grid = sampler_key(base, config), grid_key(base, config)
     row = _table()["gains"].get(sampler, {})
     if grid not in row:
         raise LMLError(
