@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import platform
 import shlex
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +44,17 @@ def embedded_network() -> Any:
 
 
 def solve(network: Any, scheduler: Any, noise: torch.Tensor, steps: int, batch: int = 32) -> torch.Tensor:
-    """Sample from given standard-normal noise; returns images of the noise's shape."""
-    return torch.cat([sample(network, scheduler, part, [], steps=steps) for part in noise.split(batch)])
+    """Sample from given standard-normal noise; returns images of the noise's shape.
+
+    Batches run side by side, one core each: small convolutions are faster so than split over the cores.
+    """
+
+    def part(x: torch.Tensor) -> torch.Tensor:
+        return sample(network, copy.deepcopy(scheduler), x, [], steps=steps)
+
+    torch.set_num_threads(1)
+    with ThreadPoolExecutor(os.cpu_count()) as workers:
+        return torch.cat(list(workers.map(part, noise.split(batch))))
 
 
 def rmse(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -22,8 +22,8 @@ from lmlangevin.generation.images import to_uint8
 from lmlangevin.schedulers import SCHEDULERS, build_scheduler
 from lmlangevin.schedulers.presets import grid_key
 
-SAMPLERS = [name for name, entry in SCHEDULERS.items() if not entry.flow]
-CONVERGED = ("dpmpp-3m", "trailing", 100)
+SAMPLERS = [name for name, entry in SCHEDULERS.items() if not entry.flow and name != "dpmpp-1"]
+CONVERGED = ("dpmpp-3m", "trailing", 50)
 
 
 def main() -> None:
