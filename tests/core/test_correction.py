@@ -390,9 +390,6 @@ def test_lm_direction_wants_a_previous_that_matches(previous: Tensor) -> None:
         lm_direction(pair(203, (2, 5))[0], previous, kappa=0.5, damping=1.0)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the kept clone stays in the autograd graph: outside no_grad a run's memory grows"
-)
 def test_the_state_holds_no_graph() -> None:
     n, previous = pair(211, (2, 5))
     weight = torch.ones(1, requires_grad=True)
@@ -402,9 +399,6 @@ def test_the_state_holds_no_graph() -> None:
     assert corrected.requires_grad and not state.previous[0].requires_grad
 
 
-@pytest.mark.xfail(
-    strict=True, raises=RuntimeError, reason="a kappa of another batch is torch's error, not the package's"
-)
 def test_a_kappa_of_another_batch_is_refused_in_words() -> None:
     n, previous = pair(212, (2, 5))
     with pytest.raises(LMLError, match="kappa"):

@@ -72,6 +72,11 @@ class LMLConfig:
             raise LMLError(f"damping={self.damping} must be above 0; for less correction give a larger damping.")
         if self.damping_mode not in get_args(DampingMode):
             raise LMLError(f"damping_mode={self.damping_mode!r} is unknown; give 'relative' or 'absolute'.")
+        if self.damping_mode == "absolute" and self.damping is None:
+            raise LMLError(
+                "damping_mode='absolute' has no default damping, which depends on the size of the prediction; give "
+                "damping=, the paper's lambda, with kappa."
+            )
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or not 1 <= self.rank <= MAX_RANK:
             raise LMLError(f"rank={self.rank!r} is out of range; give a whole number from 1 to {MAX_RANK}.")
         if self.control not in controller_names():

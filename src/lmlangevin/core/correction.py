@@ -114,6 +114,12 @@ def lm_direction(
         kappa=kappa if not isinstance(kappa, Tensor) else None,
         damping=damping if not isinstance(damping, Tensor) else None,
     )
+    for name, value in (("kappa", kappa), ("damping", damping)):
+        if isinstance(value, Tensor) and value.shape not in ((), prediction.shape[:1]):
+            raise LMLError(
+                f"{name} has shape {tuple(value.shape)} for a batch of {prediction.shape[0]}; give a number, or one "
+                "value a sample."
+            )
     if previous is None:
         return prediction
     if not _continues(prediction, previous):
@@ -163,5 +169,7 @@ def correct(prediction: Tensor, state: LMLState, config: LMLConfig) -> tuple[Ten
     else:
         corrected, info = prediction, _untouched(prediction, 1)
     kept = max(config.rank, depth)
-    previous = (prediction.clone(), *state.previous)[:kept]
+    # Detached, or a run outside no_grad would keep the graph of every step before.
+    info = LMLInfo(*(value.detach() for value in info))
+    previous = (prediction.detach().clone(), *state.previous)[:kept]
     return corrected, LMLState(previous, (info, *state.infos)[:kept], state.step + 1), info

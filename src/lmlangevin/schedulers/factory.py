@@ -21,7 +21,20 @@ _REFUSED = {
     "DPMSolverSinglestepScheduler": "it evaluates the network several times an interval",
     "DPMSolverSDEScheduler": "it evaluates the network twice an interval",
     "RePaintScheduler": "it moves back and forth in time",
-    "VQDiffusionScheduler": "it predicts tokens, not noise",
+    **dict.fromkeys(
+        (
+            "AmusedScheduler",
+            "BlockRefinementScheduler",
+            "DiscreteDDIMScheduler",
+            "EntropyBoundScheduler",
+            "VQDiffusionScheduler",
+        ),
+        "it predicts tokens, not noise",
+    ),
+    **dict.fromkeys(
+        ("DDIMParallelScheduler", "DDPMParallelScheduler"),
+        "it steps many timesteps at once, which leaves no order in which one prediction follows another",
+    ),
     **dict.fromkeys(
         ("LCMScheduler", "TCDScheduler", "CMStochasticIterativeScheduler", "FlowMatchLCMScheduler", "SCMScheduler"),
         "it samples a distilled consistency model, which has no trajectory to follow",
@@ -37,9 +50,10 @@ def with_lml(base: type[Base]) -> type[Base]:
     schedulers page of the documentation); `from_config`, `save_pretrained`, pickle and `copy.deepcopy` work as for the
     base. With `lml_enabled=False`, or a gain of 0, it is bit-identical to the base.
 
-    A pipeline saved with the LML version of one of diffusers' own schedulers loads wherever `lmlangevin` is installed.
-    With the LML version of your own class, call `with_lml(YourScheduler)` before `from_pretrained`, so that the name is
-    known; unpickling does so by itself, where your class can be imported.
+    To load a pipeline saved with the LML version of one of diffusers' own schedulers, `import lmlangevin` before
+    `from_pretrained`: diffusers looks for classes in modules that are imported, and imports none by itself. With the
+    LML version of your own class, call `with_lml(YourScheduler)` before, so that the name is known; unpickling does so by
+    itself, where your class can be imported.
 
     Args:
         base: A subclass of `diffusers.SchedulerMixin` whose `step(model_output, timestep, sample, ...)` is called once

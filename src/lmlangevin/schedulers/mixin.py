@@ -73,7 +73,8 @@ class LMLSchedulerMixin:
         """Write the preset's gain into the configuration where the user gave none, with the preset's label."""
         config = self.config
         stored = presets.parse_label(config.preset)
-        if config.control != "constant" or config.kappa is not None or config.damping is not None:
+        numbers = config.kappa is not None or config.damping is not None or config.damping_mode != "relative"
+        if config.control != "constant" or numbers:
             # The paper's two numbers are the user's word; a gain that came from a preset yields to them.
             self.register_to_config(gain=None if stored else config.gain, preset=None)
             return
@@ -108,7 +109,7 @@ class LMLSchedulerMixin:
     def _check_reference(self) -> None:
         name = self._lml_base.__name__
         parents = {parent.__name__ for parent in self._lml_base.__mro__}
-        if parents & {"DDIMScheduler", "DDIMParallelScheduler"}:
+        if "DDIMScheduler" in parents:
             return
         if FLOW_EULER in parents:
             if self.config.stochastic_sampling:
