@@ -51,9 +51,9 @@ def with_lml(base: type[Base]) -> type[Base]:
     base. With `lml_enabled=False`, or a gain of 0, it is bit-identical to the base.
 
     To load a pipeline saved with the LML version of one of diffusers' own schedulers, `import lmlangevin` before
-    `from_pretrained`: diffusers looks for classes in modules that are imported, and imports none by itself. With the
-    LML version of your own class, call `with_lml(YourScheduler)` before, so that the name is known; unpickling does so by
-    itself, where your class can be imported.
+    `from_pretrained`: diffusers looks for classes in modules that are imported, and imports none by itself. With
+    the LML version of your own class, call `with_lml(YourScheduler)` before, so that the name is known; unpickling
+    does so by itself, where your class can be imported.
 
     Args:
         base: A subclass of `diffusers.SchedulerMixin` whose `step(model_output, timestep, sample, ...)` is called once
