@@ -12,7 +12,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/lml generate --model embedded --scheduler ddim --steps 8 --num-images 512 --batch-size 64 --seed 0 --compare --overwrite --out demo
+	$(BIN)/lml generate --model embedded --scheduler ddim --timestep-spacing trailing --steps 8 --num-images 512 --batch-size 64 --seed 0 --compare --overwrite --out demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
