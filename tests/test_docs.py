@@ -71,7 +71,8 @@ def test_the_presets_are_those_of_the_sweep(monkeypatch: pytest.MonkeyPatch) -> 
     installed = json.loads((ROOT / "src" / "lmlangevin" / "assets" / "presets.json").read_text(encoding="utf-8"))
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     rule = runpy.run_path(str(ROOT / "benchmarks" / "gain_sweep.py"), run_name="sweep")
-    assert rule["chosen"](sweep["cells"])[0] == installed["gains"]
+    assert rule["chosen"](sweep["cells"], sweep["checks"])[0] == installed["gains"]
+    assert sweep["checks"]
     for row in sweep["scores"].values():
         if row["preset"] is None:  # the plain sampler divides by zero on this grid
             assert not row["gains"]
