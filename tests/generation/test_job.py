@@ -252,3 +252,8 @@ def test_what_the_scheduler_refuses_is_refused_before_writing(settings: dict[str
     else:
         generate(_config(out, num_images=2, **settings))
         assert _pixels(out / "images").std() > 5
+
+
+def test_a_preset_of_zero_is_said(tmp_path: Path) -> None:
+    result = generate(GenerateConfig(tmp_path / "out", scheduler="unipc", sigmas="exponential", steps=2, num_images=2))
+    assert any("is 0, which is the plain sampler" in note for note in result.notes)

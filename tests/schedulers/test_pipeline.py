@@ -378,3 +378,15 @@ def test_a_pipeline_whose_scheduler_evaluates_twice(pixel: Any) -> None:
 def test_a_flow_scheduler_on_an_epsilon_model(pixel: Any) -> None:
     with pytest.raises(LMLError, match="flow"):
         apply_lml(pixel, scheduler=FlowMatchEulerDiscreteScheduler, gain=0.2)
+
+
+def test_a_preset_of_zero_is_said(
+    pixel: Any, table: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(table["gains"]["DDIMScheduler"], "trailing", 0.0)
+    with caplog.at_level(logging.WARNING, logger="lmlangevin"):
+        apply_lml(pixel, scheduler="ddim")
+    assert pixel.scheduler.config.gain == 0 and "samples as before" in caplog.text
+    caplog.clear()
+    apply_lml(pixel, gain=0.0)  # asked for: nothing to say
+    assert not caplog.records

@@ -200,7 +200,13 @@ def _build(config: GenerateConfig, model: LoadedModel, notes: list[str], *, with
             f"The presets were measured on unconditional pixel models; {model.family} gets half of its scheduler's, "
             f"gain {half.gain:g}. Give --gain to choose it yourself."
         )
-    return build_scheduler(config.scheduler, model.scheduler_config, grid=config.grid, lml=keys, **overrides)
+    made = build_scheduler(config.scheduler, model.scheduler_config, grid=config.grid, lml=keys, **overrides)
+    if by_preset and made.config.gain == 0:
+        notes.append(
+            f"The measured gain of {config.scheduler} on this grid is 0, which is the plain sampler. Give --gain to "
+            "try one, or another scheduler such as deis or euler."
+        )
+    return made
 
 
 def _open_folder(config: GenerateConfig, model: LoadedModel, runs: list[RunResult], notes: list[str]) -> dict[str, Any]:

@@ -92,6 +92,12 @@ def apply_lml(
         settings |= {"gain": half.gain, "preset": half.label}
         _notice_halving(family, half.gain)
     pipe.scheduler = cls.from_config(config, **overrides, **settings)
+    if by_preset and pipe.scheduler.config.gain == 0:
+        logger.warning(
+            "The measured gain of %s on its time grid is 0, so the pipeline samples as before. Give gain= to try one, "
+            "or another scheduler such as 'deis' or 'euler'.",
+            base.__name__,
+        )
     return pipe
 
 
