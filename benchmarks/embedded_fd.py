@@ -3,8 +3,9 @@
     python benchmarks/embedded_fd.py --num-images 2000 --nfe 8
 
 Every sampler runs on its own default time grid, on the same seeds with and without LML; the seeds are not those that
-the presets were chosen on. Also measured: the error to the converged solution from the same noise. A second run with
-the same settings measures only what has changed since.
+the presets were chosen and checked on (the check itself was prompted by the first run of this table). Also measured:
+the error to the converged solution from the same noise. A second run with the same settings measures only what has
+changed since.
 """
 
 from __future__ import annotations
