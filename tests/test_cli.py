@@ -58,7 +58,7 @@ def test_a_mistake_in_a_real_process_is_one_line_and_exit_code_2(tmp_path: Path)
 
 
 MISTAKES = {
-    "unknown scheduler": (["--scheduler", "heun"], "give one of ddim"),
+    "unknown scheduler": (["--scheduler", "rk4"], "give one of ddim"),
     "unknown model": (["--model", "resnet"], "give embedded"),
     "no steps": (["--steps", "0"], "such as 8"),
     "no images": (["--num-images", "0"], "such as 64"),
@@ -133,9 +133,10 @@ def test_an_error_that_is_no_mistake_of_the_user_keeps_its_traceback(
 
 
 def test_help_names_every_scheduler_and_option() -> None:
+    from lmlangevin.commands.generate import SCHEDULER_NAMES
     from lmlangevin.schedulers import SCHEDULERS
 
-    assert cli.SCHEDULER_NAMES.split(", ") == list(SCHEDULERS)
+    assert SCHEDULER_NAMES.split(", ") == list(SCHEDULERS)
     text = _invoke("generate", "--help").stdout
     for option in ("model", "scheduler", "steps", "num-images", "batch-size", "seed", "timestep-spacing", "sigmas"):
         assert f"--{option}" in text

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lmlangevin.core import LMLError
 from lmlangevin.generation.models import FLOW_CONFIG, VP_CONFIG
 from lmlangevin.generation.sampling import CountCalls, sample, without_known_warnings
 from lmlangevin.generation.seeds import start_images
@@ -66,17 +67,32 @@ def test_every_sampler_recovers_a_normal_distribution(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(SCHEDULERS))
 @pytest.mark.parametrize("lml", [None, {"gain": 0.3}])
-def test_evaluations_are_one_a_step_and_one_more_for_pndm(name: str, lml: dict[str, Any] | None) -> None:
+def test_evaluations_are_what_the_sampler_says(name: str, lml: dict[str, Any] | None) -> None:
+    entry = SCHEDULERS[name]
+    expected = entry.evaluations(5)
+    assert expected == {"pndm": 6, "heun": 9}.get(name, 5)
+    assert entry.steps_for(expected) == 5
+    if lml is not None and not entry.takes_lml:
+        with pytest.raises(LMLError, match="twice an interval"):
+            build_scheduler(name, _config(name), lml=lml)
+        return
     network = GaussianNetwork(SCHEDULERS[name].flow)
     noise, generators = start_images([1, 2], SHAPE)
     with without_known_warnings():
         scheduler = build_scheduler(name, _config(name), lml=lml)
     with CountCalls(network, batch=2) as count:
         sample(network, scheduler, noise, generators, steps=5)
-    assert count.calls == (6 if name == "pndm" else 5)
+    assert count.calls == expected
     assert count.doubled == 0
     network(noise, torch.tensor(10.0))
-    assert count.calls == (6 if name == "pndm" else 5), "counting ends with the block"
+    assert count.calls == expected, "counting ends with the block"
+
+
+def test_a_cost_that_no_number_of_steps_has_is_refused_with_the_nearest_ones() -> None:
+    with pytest.raises(LMLError, match=r"nfe=8 is no cost of Heun; give 7 or 9"):
+        SCHEDULERS["heun"].steps_for(8)
+    with pytest.raises(LMLError, match=r"nfe=1 is no cost of PNDM; give 2"):
+        SCHEDULERS["pndm"].steps_for(1)
 
 
 def test_a_doubled_batch_is_counted_as_guidance() -> None:

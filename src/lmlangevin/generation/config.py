@@ -175,6 +175,11 @@ class GenerateConfig:
 
         entry = find_scheduler(self.scheduler)
         grid_config(entry, self.grid)
+        if self.lml and not entry.takes_lml:
+            raise LMLError(
+                f"scheduler={self.scheduler!r} evaluates the network twice an interval, which LML does not correct; "
+                "give no-lml, or another scheduler such as dpmpp-2m."
+            )
         if entry.flow and self.model == "embedded":
             raise LMLError(flow_mismatch(self.scheduler, self.model, flow_model=False))
         if self.flow_shift is None:

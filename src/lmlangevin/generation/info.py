@@ -65,7 +65,7 @@ def scheduler_table() -> Table:
             f"{grid}{'*' if index == 0 else ''}: {'-' if gain is None else f'{gain:g}'}"
             for index, (grid, gain) in enumerate(cells.items())
         ]
-        table.add_row(name, entry.title, entry.class_name, ", ".join(words))
+        table.add_row(name, entry.title, entry.class_name, ", ".join(words) if entry.takes_lml else "no LML")
     return table
 
 

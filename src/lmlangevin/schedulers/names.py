@@ -30,17 +30,41 @@ class SchedulerName:
         config: Configuration keys that it sets.
         title: How people write its name.
         flow: Whether it samples flow-matching models (velocity) and not noise-predicting ones.
+        stochastic: Whether it draws noise in its steps, so that no solution of an ODE is its limit.
+        takes_lml: Whether there is an LML version; a solver that evaluates twice an interval has none.
     """
 
     class_name: str
     title: str
     config: dict[str, Any] = field(default_factory=dict)
     flow: bool = False
+    stochastic: bool = False
+    takes_lml: bool = True
 
     @property
     def base(self) -> type:
         """The diffusers class."""
         return getattr(diffusers, self.class_name)
+
+    def evaluations(self, steps: int) -> int:
+        """Return the network evaluations that a number of steps costs, guidance apart."""
+        if self.class_name == "PNDMScheduler":
+            return steps + 1  # the linear multistep start takes its first interval twice
+        if self.class_name == "HeunDiscreteScheduler":
+            return 2 * steps - 1  # two an interval, but for the last, which ends at sigma 0
+        return steps
+
+    def steps_for(self, nfe: int) -> int:
+        """Return the steps that cost exactly `nfe` network evaluations.
+
+        Raises:
+            LMLError: If no number of steps does; the message names the nearest costs below and above.
+        """
+        near = [steps for steps in range(1, nfe + 1) if self.evaluations(steps) <= nfe]
+        if near and self.evaluations(near[-1]) == nfe:
+            return near[-1]
+        costs = [self.evaluations(steps) for steps in (len(near), len(near) + 1) if steps]
+        raise LMLError(f"nfe={nfe} is no cost of {self.title}; give {' or '.join(map(str, costs))}.")
 
 
 SCHEDULERS: dict[str, SchedulerName] = {
@@ -64,10 +88,17 @@ SCHEDULERS: dict[str, SchedulerName] = {
         # The noise-predicting solver cannot step to sigma 0, where its integral diverges.
         {"algorithm_type": "dpmsolver", "solver_order": 3, "final_sigmas_type": "sigma_min"},
     ),
+    "sde-dpmpp-2m": SchedulerName(
+        "DPMSolverMultistepScheduler",
+        "SDE-DPM-Solver++(2M)",
+        {"algorithm_type": "sde-dpmsolver++", "solver_order": 2},
+        stochastic=True,
+    ),
     "unipc": SchedulerName("UniPCMultistepScheduler", "UniPC"),
     "deis": SchedulerName("DEISMultistepScheduler", "DEIS"),
     "pndm": SchedulerName("PNDMScheduler", "PNDM", {"skip_prk_steps": True}),
     "euler": SchedulerName("EulerDiscreteScheduler", "Euler"),
+    "heun": SchedulerName("HeunDiscreteScheduler", "Heun", takes_lml=False),
     "flow-euler": SchedulerName("FlowMatchEulerDiscreteScheduler", "flow-matching Euler", flow=True),
 }
 
@@ -129,4 +160,9 @@ def build_scheduler(
     keys = {**entry.config, **grid_config(entry, grid), **overrides}
     if lml is None:
         return entry.base.from_config(config, **keys)
+    if not entry.takes_lml:
+        raise LMLError(
+            f"scheduler={name!r} evaluates the network twice an interval, which LML does not correct; give --no-lml, "
+            "or another scheduler such as dpmpp-2m."
+        )
     return with_lml(entry.base).from_config(config, **keys, **lml)

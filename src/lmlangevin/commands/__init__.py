@@ -1,0 +1,1 @@
+"""The commands of `lml`, one file each. They import what they need when they run."""
