@@ -1,6 +1,7 @@
 """The converged ODE solution: closed form for one Gaussian, order of convergence, the two paths, the asset."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -90,3 +91,22 @@ def test_progress_dtype_and_errors() -> None:
         converged_solution(mixture, noise, path="ve")
     with pytest.raises(LMLError, match="steps is 2"):
         converged_solution(mixture, noise, steps=2)
+
+
+@pytest.mark.parametrize("end", [0.0, 0.004, 0.3])
+def test_a_solution_in_two_legs_is_the_solution_in_one(end: float) -> None:
+    mixture = load_analytic().to(dtype=torch.float64)
+    noise = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(23), dtype=torch.float64)
+    whole = converged_solution(mixture, noise, steps=40, end=end)
+    middle = 2.5
+    half = converged_solution(mixture, noise, steps=40, end=middle)
+    both = converged_solution(mixture, half, steps=40, start=middle, end=end)
+    assert (both - whole).square().mean().sqrt() < 2e-5
+    assert (half - whole).square().mean().sqrt() > 0.1
+
+
+@pytest.mark.parametrize("ends", [{"start": 1.0, "end": 1.0}, {"end": -0.1}, {"path": "flow", "start": 2.0}])
+def test_ends_that_do_not_fit_are_refused(ends: dict[str, Any]) -> None:
+    mixture = load_analytic()
+    with pytest.raises(LMLError, match="start is"):
+        converged_solution(mixture, torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(2)), **ends)

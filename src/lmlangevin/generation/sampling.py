@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -77,6 +77,7 @@ def sample(
     steps: int,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    step_arguments: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """Sample an unconditional pixel model.
 
@@ -88,20 +89,23 @@ def sample(
         steps: Number of steps.
         dtype: Dtype that the network sees. The solver's sample stays float32, so that its small steps are not rounded.
         device: Where to sample.
+        step_arguments: Further arguments of the scheduler's `step`, such as `{"eta": 1.0}` for DDIM.
 
     Returns:
         The samples, float32 on `device`, in [-1, 1] up to what the model overshoots.
     """
     with without_known_warnings():
         scheduler.set_timesteps(steps, device=device)
-        draws = {"generator": list(generators)} if "generator" in inspect.signature(scheduler.step).parameters else {}
+        extra = dict(step_arguments or {})
+        if "generator" in inspect.signature(scheduler.step).parameters:
+            extra["generator"] = list(generators)
         # Flow-matching schedulers have neither of these two.
         scale_input = getattr(scheduler, "scale_model_input", None)
         x = noise.to(device, torch.float32) * getattr(scheduler, "init_noise_sigma", 1.0)
         for t in scheduler.timesteps:
             seen = x if scale_input is None else scale_input(x, t)
             prediction = network(seen.to(dtype), t).sample.to(torch.float32)
-            x = scheduler.step(prediction, t, x, **draws).prev_sample
+            x = scheduler.step(prediction, t, x, **extra).prev_sample
     return x
 
 

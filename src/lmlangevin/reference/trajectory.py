@@ -52,6 +52,8 @@ def converged_solution(
     path: str = "vp",
     steps: int = DEFAULT_STEPS,
     alphas_cumprod: Tensor | None = None,
+    start: float | None = None,
+    end: float = 0.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Solve the probability-flow ODE of the mixture from pure noise to sigma = 0.
@@ -71,31 +73,44 @@ def converged_solution(
         path: "vp" (default) or "flow".
         steps: Runge-Kutta steps, 4 evaluations each, at least 4.
         alphas_cumprod: (T,) of the variance-preserving path; default 1000 linear betas. Only its end matters.
+        start: sigma/alpha that the noise belongs to, on the VP path; default that of the last timestep.
+        end: sigma/alpha to stop at, on the VP path, below start; default 0. There the sample x (not x / alpha) is
+            returned.
         progress: called as progress(steps done, steps) after each step.
 
     Returns:
         x0 in the shape and dtype of noise; the state is kept in the mixture's dtype or that of noise, the wider.
 
     Raises:
-        LMLError: on another path or too few steps.
+        LMLError: on another path, too few steps, or ends that do not fit it.
     """
     if path not in ("vp", "flow"):
         raise LMLError(f"path is {path!r}; give 'vp' or 'flow'")
     if steps < 4:
         raise LMLError(f"steps is {steps}; give 4 or more")
+    if path == "flow" and (start is not None or end):
+        raise LMLError(f"start is {start}, end is {end}; the flow path goes from 1 to 0, so leave them out")
+    if end < 0 or (start is not None and start <= end):
+        raise LMLError(f"start is {start}, end is {end}; give 0 <= end < start")
     state = noise.to(torch.promote_types(noise.dtype, mixture.dtype))
     least = 0.1 * math.sqrt(mixture.variances.min().item())
     if path == "vp":
-        last = (linear_alphas_cumprod() if alphas_cumprod is None else alphas_cumprod)[-1].item()
-        first = math.sqrt((1 - last) / last)
-        grid = torch.cat([_log_spaced(first, least, steps), torch.zeros(1, dtype=torch.float64)])
+        first = start
+        if first is None:
+            last = (linear_alphas_cumprod() if alphas_cumprod is None else alphas_cumprod)[-1].item()
+            first = math.sqrt((1 - last) / last)
+        if end >= least:
+            grid = _log_spaced(first, end, steps + 1)
+        else:
+            grid = torch.cat([_log_spaced(first, least, steps), torch.full((1,), end, dtype=torch.float64)])
 
         def epsilon(y: Tensor, s: float) -> Tensor:
             # Evaluated in x, not in y: y is as large as s where the noise rules, x never is.
             alpha = 1 / math.sqrt(1 + s * s)
             return mixture.epsilon(alpha * y, alpha, s * alpha)
 
-        return runge_kutta(epsilon, state / math.sqrt(last), grid, progress).to(noise.dtype)
+        solved = runge_kutta(epsilon, state * math.sqrt(1 + first**2), grid, progress)
+        return (solved / math.sqrt(1 + end**2)).to(noise.dtype)
     ratios = _log_spaced(100.0, least, steps - 1)
     edge = torch.ones(1, dtype=torch.float64)
     grid = torch.cat([edge, ratios / (1 + ratios), 0 * edge])

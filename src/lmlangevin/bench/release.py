@@ -1,0 +1,127 @@
+"""The paper's release as it is: its formula in a chosen precision, with its published lambdas and kappa = 0.
+
+With kappa = 0 the factor b is the prediction n itself, and n - b <n, b> / (lambda + <b, b>) is parallel to n: once the
+norm is restored, nothing has happened. In exact arithmetic, that is. In float32 the difference of two numbers that
+agree to a few units in the last place is mostly rounding error, and restoring the norm magnifies it. This
+module exists so that anyone can measure that; it is no sampler to use, and `lmlangevin.core` shares nothing with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmlangevin.core.errors import LMLError
+
+PUBLISHED_LAMBDAS: dict[int, float] = {
+    5: 8e-4, 6: 8e-4, 7: 1e-3, 8: 1e-3, 9: 1e-3, 10: 8e-4, 12: 1e-3, 15: 1e-3, 20: 5e-4, 30: 3e-4, 50: 1e-4, 100: 5e-5,
+}  # fmt: skip
+"""The lambda that the release's README calls optimal for CIFAR-10, by number of evaluations."""
+
+PUBLISHED_ELSEWHERE = {"CelebA-HQ, DDIM": 5e-3, "MS-COCO, Stable Diffusion": 1e-3}
+"""The lambdas of the README's other commands."""
+
+
+def published_lambda(nfe: int) -> float:
+    """Return the published lambda of a number of evaluations; between two rows that of the nearest lower one."""
+    rows = [row for row in PUBLISHED_LAMBDAS if row <= nfe]
+    return PUBLISHED_LAMBDAS[max(rows) if rows else min(PUBLISHED_LAMBDAS)]
+
+
+def textbook_direction(n: Tensor, damping: float) -> Tensor:
+    """Apply (n n^T + lambda I)^-1 to n by the textbook formula, in the dtype of n, and restore the norm.
+
+    The order of operations is the release's: the product with the inner product first, then the quotient.
+
+    Args:
+        n: (batch, *event).
+        damping: lambda, absolute.
+
+    Returns:
+        The same shape and dtype; in exact arithmetic it would be n. NaN where every element cancels.
+    """
+    flat = n.flatten(1)
+    square = (flat * flat).sum(dim=1, keepdim=True)
+    solved = flat - flat * square / (damping + square)
+    length = (solved * solved).sum(dim=1, keepdim=True).sqrt()
+    return (solved * square.sqrt() / length).view(n.shape)
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far the formula is from the identity that it should be.
+
+    Attributes:
+        dtype: Name of the precision.
+        size: Number of elements of one prediction.
+        damping: lambda.
+        deviation: Mean over the finite samples of ||d - n|| / ||n||; None where none is finite.
+        spread: Its standard deviation.
+        nan_share: Share of samples that are not finite.
+        agreement: Mean cosine between the deviations of a prediction and of the same prediction 0.1% longer: 1 for a
+            correction that follows the prediction, 0 for a random one.
+    """
+
+    dtype: str
+    size: int
+    damping: float
+    deviation: float | None
+    spread: float | None
+    nan_share: float
+    agreement: float | None
+
+
+def deviation_from_identity(dtype: torch.dtype, size: int, damping: float, *, samples: int, seed: int) -> Deviation:
+    """Measure the formula on standard-normal predictions, which is what a network predicts at the first steps.
+
+    Args:
+        dtype: Precision of the formula.
+        size: Elements of one prediction, such as 3072 for 3x32x32.
+        damping: lambda.
+        samples: Number of predictions, 2 or more.
+        seed: Of the predictions.
+    """
+    if samples < 2:
+        raise LMLError(f"samples={samples} is too few; give 2 or more.")
+    n = torch.randn(samples, size, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    change = textbook_direction(n, damping).double() - n.double()
+    finite = change.isfinite().all(dim=1)
+    count = int(finite.sum())
+    relative = change[finite].norm(dim=1) / n[finite].double().norm(dim=1)
+    longer = (1.001 * n.double()).to(dtype)
+    other = textbook_direction(longer, damping).double() - longer.double()
+    both = finite & other.isfinite().all(dim=1)
+    agreement = torch.cosine_similarity(change[both], other[both], dim=1)
+    return Deviation(
+        str(dtype).removeprefix("torch."),
+        size,
+        damping,
+        float(relative.mean()) if count else None,
+        float(relative.std()) if count > 1 else None,
+        1 - count / samples,
+        float(agreement.mean()) if bool(both.any()) else None,
+    )
+
+
+def release_scheduler(scheduler: Any, damping: float, dtype: torch.dtype) -> Any:
+    """Make an LML scheduler of the reference placement act as the release does.
+
+    Args:
+        scheduler: Built with `placement="reference"` and any gain.
+        damping: lambda.
+        dtype: Precision of the formula; the result is cast to what the scheduler works in.
+
+    Returns:
+        The same scheduler, of a class of its own.
+    """
+
+    def correct(self: Any, n: Tensor) -> Tensor:
+        del self
+        return textbook_direction(n.to(dtype), damping).to(n.dtype)
+
+    methods = {"_lml_correct": correct, "_lml_active": property(lambda self: True)}
+    scheduler.__class__ = type(f"Release{type(scheduler).__name__}", (type(scheduler),), methods)
+    return scheduler

@@ -1,0 +1,412 @@
+"""What a benchmark is asked to measure: a suite in TOML, taken apart into cells.
+
+title = "Quick"
+
+[[parts]]
+name = "analytic"
+model = "analytic-cifar10"       # or "embedded"
+samplers = ["ddim", "dpmpp-2m"]  # names of `lml info`
+grids = ["default", "karras"]    # or "all"; "best": the best plain grid of the part that `best_of` names
+finals = ["zero"]                # where the last step ends: "zero", "min", or both
+nfe = [6, 10]                    # network evaluations
+arms = ["plain", "preset"]       # also "gain=0.3", "eta=1" (DDIM), "release=float32" (the paper's release)
+blocks = 3                       # disjoint blocks of seeds
+images = 128                     # images a block
+first_seed = 1500000
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lmlangevin.core.errors import LMLError
+from lmlangevin.generation.sampling import without_known_warnings
+from lmlangevin.schedulers.names import SIGMA_GRIDS, VP_GRIDS, SchedulerName, find_scheduler, grid_config
+from lmlangevin.schedulers.presets import find_preset, grid_key
+
+MODELS = ("analytic-cifar10", "embedded")
+MEASURES = ("rmse", "fd")
+FINALS = ("zero", "min")
+DTYPES = ("float32", "bfloat16")
+FLOW_GRIDS = ("shift-1", "shift-3")
+"""Time grids of a flow-matching sampler beside those by sigma: its own, at two shifts."""
+
+IDENTITY = "identity"
+"""What the result file of `[identity]` is called in place of a part."""
+
+_Made = TypeVar("_Made", "Part", "Identity")
+_FINAL_KEYS = {
+    "final_sigmas_type": {"zero": "zero", "min": "sigma_min"},
+    "set_alpha_to_one": {"zero": True, "min": False},
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing to measure: a sampler on a time grid at a cost, and what is done to it.
+
+    Attributes:
+        sampler: Short name.
+        grid: Time grid, by name.
+        final: `"zero"` or `"min"`: whether the last step ends at sigma 0 or at the schedule's smallest sigma; `""`
+            where the sampler leaves no choice.
+        nfe: Network evaluations of an image.
+        gain: Constant gain of LML; 0 is the plain sampler.
+        eta: Noise that DDIM injects, 0 to 1.
+        release: `dtype@lambda` of the paper's release, or empty.
+    """
+
+    sampler: str
+    grid: str
+    final: str
+    nfe: int
+    gain: float = 0.0
+    eta: float = 0.0
+    release: str = ""
+
+    @property
+    def variant(self) -> str:
+        """What is done to the sampler: `plain`, `gain=0.3`, `eta=1` or `release=float32@0.001`."""
+        if self.release:
+            return f"release={self.release}"
+        if self.eta:
+            return f"eta={self.eta:g}"
+        return f"gain={self.gain:g}" if self.gain else "plain"
+
+    @property
+    def key(self) -> str:
+        """The name of the cell in a result file."""
+        return "|".join((self.sampler, self.grid, self.final, str(self.nfe), self.variant))
+
+    @classmethod
+    def parse(cls, key: str) -> Cell:
+        """Return the cell of a key."""
+        sampler, grid, final, nfe, variant = key.split("|")
+        kind, _, value = variant.partition("=")
+        extra: dict[str, Any] = {} if kind == "plain" else {kind: value if kind == "release" else float(value)}
+        return cls(sampler, grid, final, int(nfe), **extra)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A matrix of cells on one model; see the module for what each name means.
+
+    Attributes:
+        gains: Gains for the `preset` arm of samplers that have no preset, by sampler.
+        best_of: Part whose plain cells say which grid is the best, for `grids = ["best"]`.
+        dtype: Of the network.
+        measures: `"rmse"` (to the converged solution) and `"fd"`.
+    """
+
+    name: str
+    model: str
+    samplers: tuple[str, ...]
+    grids: tuple[str, ...]
+    nfe: tuple[int, ...]
+    blocks: int
+    images: int
+    first_seed: int
+    arms: tuple[str, ...] = ("plain", "preset")
+    finals: tuple[str, ...] = ("zero",)
+    measures: tuple[str, ...] = MEASURES
+    dtype: str = "float32"
+    best_of: str = ""
+    gains: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _choice(self, "model", (self.model,), MODELS)
+        _choice(self, "finals", self.finals, FINALS)
+        _choice(self, "measures", self.measures, MEASURES)
+        _choice(self, "dtype", (self.dtype,), DTYPES)
+        _choice(self, "grids", self.grids, ("all", "default", "best", *VP_GRIDS, *SIGMA_GRIDS, *FLOW_GRIDS))
+        for name, value, least in (
+            ("blocks", self.blocks, 2),
+            ("images", self.images, 2),
+            ("first_seed", self.first_seed, 0),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise LMLError(
+                    f"{name}={value!r} in part {self.name!r} is too small; give a whole number of {least} or more."
+                )
+        if not self.nfe or any(isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= 1000 for n in self.nfe):
+            raise LMLError(f"nfe={list(self.nfe)} in part {self.name!r}: give whole numbers from 1 to 1000.")
+        if "best" in self.grids and not self.best_of:
+            raise LMLError(
+                f"grids={list(self.grids)} in part {self.name!r} holds 'best'; give best_of, an earlier part."
+            )
+        for sampler in self.samplers:
+            if find_scheduler(sampler).flow and self.model == "embedded":
+                raise LMLError(
+                    f"samplers in part {self.name!r} hold {sampler!r}, a flow sampler; the embedded model is none."
+                )
+        for arm in self.arms:
+            _parse_arm(self, arm)
+
+    @property
+    def first_seeds(self) -> list[int]:
+        """The first seed of each block."""
+        return [self.first_seed + block * self.images for block in range(self.blocks)]
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the figures of every cell depend on beside the cell itself."""
+        names = ("model", "blocks", "images", "first_seed", "measures", "dtype")
+        return {name: list(v) if isinstance(v := getattr(self, name), tuple) else v for name in names}
+
+    def cells(self, best_grids: dict[str, str] | None = None) -> list[Cell]:
+        """Return the cells, each once.
+
+        Args:
+            best_grids: The best grid of each sampler, for `"best"`; samplers that are not in it have none.
+        """
+        found: dict[str, Cell] = {}
+        for sampler in self.samplers:
+            entry = find_scheduler(sampler)
+            for grid in self._grids_of(entry, (best_grids or {}).get(sampler)):
+                for final in finals_of(entry, self.finals):
+                    for nfe in self.nfe:
+                        cost = nearest_cost(entry, nfe)
+                        for arm in self.arms if cost is not None else ():
+                            cell = self._cell(entry, Cell(sampler, grid, final, cost or 0), arm)
+                            if cell is not None:
+                                found[cell.key] = cell
+        return list(found.values())
+
+    def _grids_of(self, entry: SchedulerName, best: str | None) -> list[str]:
+        offered = offered_grids(entry)
+        wanted: list[str] = []
+        for grid in self.grids:
+            wanted += {"all": offered, "default": [default_grid(entry)], "best": [best] if best else []}.get(
+                grid, [grid]
+            )
+        return [grid for grid in dict.fromkeys(wanted) if grid in offered]
+
+    def _cell(self, entry: SchedulerName, cell: Cell, arm: str) -> Cell | None:
+        """Return the cell of an arm, None where the arm does not apply."""
+        kind, value = _parse_arm(self, arm)
+        if kind == "plain":
+            return cell
+        if kind == "eta":
+            return dataclasses.replace(cell, eta=float(value)) if entry.class_name == "DDIMScheduler" else None
+        if not entry.takes_lml:
+            return None
+        if kind == "gain":
+            return dataclasses.replace(cell, gain=float(value))
+        if kind == "preset":
+            gain = self.gains.get(cell.sampler, preset_gain(cell))
+            return None if gain is None else dataclasses.replace(cell, gain=gain)
+        from lmlangevin.bench.release import published_lambda
+
+        if entry.stochastic or not (entry.class_name.startswith(("DDIM", "DPMSolverMultistep")) or entry.flow):
+            return None
+        dtype, _, given = value.partition("@")
+        return dataclasses.replace(cell, release=f"{dtype}@{float(given) if given else published_lambda(cell.nfe):g}")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What `[identity]` of a suite asks for: every size with every lambda in every precision.
+
+    Attributes:
+        sizes: Elements of one prediction.
+        lambdas: The damping, absolute.
+        dtypes: Names of torch dtypes.
+        samples: Predictions each figure is measured on, 2 or more.
+        seed: Of the predictions.
+    """
+
+    sizes: tuple[int, ...]
+    lambdas: tuple[float, ...]
+    dtypes: tuple[str, ...]
+    samples: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for dtype in self.dtypes:
+            if dtype not in ("float64", *DTYPES, "float16"):
+                raise LMLError(
+                    f"dtypes={dtype!r} in [identity] is unknown; give float64, float32, bfloat16 or float16."
+                )
+        if self.samples < 2 or min(self.sizes) < 2 or not min(self.lambdas) > 0:
+            raise LMLError(
+                "[identity] has a number that is too small; give samples and sizes of 2 or more, lambdas above 0."
+            )
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A benchmark: its parts in the order in which they run.
+
+    Attributes:
+        name: Result files are named `NAME-PART.json`.
+        title: What it is, in a line.
+        parts: The parts.
+        identity: What to measure of the release's formula by itself; None is nothing.
+    """
+
+    name: str
+    title: str
+    parts: tuple[Part, ...]
+    identity: Identity | None = None
+
+    def part(self, name: str) -> Part:
+        """Return a part by name.
+
+        Raises:
+            LMLError: If there is none of that name.
+        """
+        for part in self.parts:
+            if part.name == name:
+                return part
+        raise LMLError(f"part={name!r} is not in the suite; give one of {', '.join(p.name for p in self.parts)}.")
+
+
+def suite_names() -> list[str]:
+    """Return the names of the suites that come with the package."""
+    folder = resources.files("lmlangevin.bench") / "suites"
+    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def load_suite(name: str) -> Suite:
+    """Load a suite by name, or from a TOML file.
+
+    Raises:
+        LMLError: If there is no such suite, or it asks for something unknown.
+    """
+    if name in suite_names():
+        text = (resources.files("lmlangevin.bench") / "suites" / f"{name}.toml").read_text(encoding="utf-8")
+    elif Path(name).is_file():
+        text = Path(name).read_text(encoding="utf-8")
+        name = Path(name).stem
+    else:
+        raise LMLError(f"suite={name!r} is unknown; give {', '.join(suite_names())}, or the path of a TOML file.")
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise LMLError(f"suite={name!r} is no TOML ({error}); mend the file.") from error
+    unknown = sorted(set(data) - {"title", "parts", "identity"})
+    if unknown:
+        raise LMLError(f"suite={name!r} has unknown keys {', '.join(unknown)}; it takes title, parts and identity.")
+    parts = [_made(Part, entry, f"parts of suite {name!r}") for entry in data.get("parts", [])]
+    identity = _made(Identity, data["identity"], f"[identity] of suite {name!r}") if "identity" in data else None
+    names = [part.name for part in parts]
+    if not (parts or identity) or len(set(names)) < len(names) or IDENTITY in names:
+        raise LMLError(
+            f"parts of suite {name!r} are {names}; give one or more, each with a name of its own, none {IDENTITY!r}."
+        )
+    for part in parts:
+        if part.best_of and part.best_of not in names[: names.index(part.name)]:
+            raise LMLError(f"best_of={part.best_of!r} in part {part.name!r} is no part before it; give one of {names}.")
+    return Suite(name, data.get("title", name), tuple(parts), identity)
+
+
+def _made(kind: type[_Made], entry: dict[str, Any], what: str) -> _Made:
+    """Return the dataclass of a TOML table, its lists as tuples."""
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    required = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
+    unknown, missing = sorted(set(entry) - set(fields)), sorted(required - set(entry))
+    if unknown or missing:
+        wrong = f"unknown keys {', '.join(unknown)}" if unknown else f"no {', '.join(missing)}"
+        raise LMLError(f"{what}: {entry.get('name', 'it')!r} has {wrong}; mend the file.")
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+    return kind(**values)
+
+
+def offered_grids(entry: SchedulerName) -> list[str]:
+    """Return the time grids of a sampler."""
+    if entry.flow:
+        return [*FLOW_GRIDS, *(grid for grid in SIGMA_GRIDS if _offers(entry, grid))]
+    return [grid for grid in (*VP_GRIDS, *SIGMA_GRIDS) if _offers(entry, grid)]
+
+
+def default_grid(entry: SchedulerName) -> str:
+    """Return the time grid that a sampler has when none is asked for."""
+    if entry.flow:
+        return "shift-3"
+    with without_known_warnings():
+        return grid_key(entry.base, dict(entry.base(**entry.config).config))
+
+
+def finals_of(entry: SchedulerName, finals: Sequence[str]) -> list[str]:
+    """Return where the last step of a sampler can end, among those that are asked for; `[""]` if it has no choice."""
+    key = final_key(entry)
+    return list(finals) if key else [""]
+
+
+def final_key(entry: SchedulerName) -> str | None:
+    """Return the configuration key that chooses where the last step ends, None where there is no choice."""
+    if entry.flow or entry.config.get("final_sigmas_type"):
+        return None
+    accepted = inspect.signature(entry.base.__init__).parameters
+    return next((key for key in _FINAL_KEYS if key in accepted), None)
+
+
+def scheduler_config(cell: Cell) -> dict[str, Any]:
+    """Return the configuration keys that a cell's grid and final sigma set."""
+    entry = find_scheduler(cell.sampler)
+    if cell.grid in FLOW_GRIDS:
+        return {"shift": float(cell.grid.removeprefix("shift-"))}
+    keys = grid_config(entry, cell.grid)
+    key = final_key(entry)
+    return keys | {key: _FINAL_KEYS[key][cell.final]} if key and cell.final else keys
+
+
+def nearest_cost(entry: SchedulerName, nfe: int) -> int | None:
+    """Return the largest number of evaluations up to `nfe` that a sampler can cost, None if there is none."""
+    for cost in range(nfe, 0, -1):
+        try:
+            entry.steps_for(cost)
+        except LMLError:
+            continue
+        return cost
+    return None
+
+
+def preset_gain(cell: Cell) -> float | None:
+    """Return the measured gain of a cell's sampler on its grid, None where it was not measured."""
+    entry = find_scheduler(cell.sampler)
+    grid = {} if cell.grid in FLOW_GRIDS else grid_config(entry, cell.grid)
+    try:
+        with without_known_warnings():
+            return find_preset(entry.base, dict(entry.base(**entry.config, **grid).config)).gain
+    except LMLError:
+        return None
+
+
+def _offers(entry: SchedulerName, grid: str) -> bool:
+    try:
+        grid_config(entry, grid)
+    except LMLError:
+        return False
+    return True
+
+
+def _choice(part: Part, name: str, values: Sequence[str], choices: Sequence[str]) -> None:
+    for value in values:
+        if value not in choices:
+            raise LMLError(f"{name}={value!r} in part {part.name!r} is unknown; give one of {', '.join(choices)}.")
+
+
+def _parse_arm(part: Part, arm: str) -> tuple[str, str]:
+    kind, _, value = arm.partition("=")
+    try:
+        if kind in ("plain", "preset") and not value:
+            return kind, ""
+        if kind in ("gain", "eta") and abs(float(value)) <= 10:
+            return kind, value
+        if kind == "release":
+            dtype, _, given = value.partition("@")
+            if dtype in ("float32", "float64") and (not given or float(given) > 0):
+                return kind, value
+    except ValueError:
+        pass
+    raise LMLError(
+        f"arms={arm!r} in part {part.name!r} is unknown; give plain, preset, gain=0.3, eta=1, release=float32 or "
+        "release=float64@0.001."
+    )
