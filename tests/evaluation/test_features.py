@@ -149,7 +149,9 @@ def test_importing_the_package_of_evaluation_is_light() -> None:
 def test_names_are_exported_and_unknown_ones_are_not() -> None:
     import lmlangevin.evaluation as evaluation
 
+    assert set(evaluation.__all__) <= set(dir(evaluation))
     for name in evaluation.__all__:
-        assert getattr(evaluation, name).__name__ == name
+        value = getattr(evaluation, name)
+        assert value is evaluation.PROTOCOLS or value.__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         evaluation.nonsense  # noqa: B018

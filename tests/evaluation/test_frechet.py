@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lmlangevin.core.errors import LMLError
 from lmlangevin.evaluation.features import random_features
-from lmlangevin.evaluation.frechet import FrechetStatistics, feature_statistics, frechet_distance
+from lmlangevin.evaluation.frechet import FrechetStatistics, feature_statistics, frechet_distance, log_fid
 
 
 def draw(seed: int, n: int, dim: int) -> Tensor:
@@ -56,6 +56,31 @@ def test_agrees_with_scipy_sqrtm(seed: int) -> None:
     cross = np.trace(np.asarray(sqrtm(s1 @ s2))).real
     expected = float((a.mean - b.mean).square().sum()) + np.trace(s1) + np.trace(s2) - 2 * cross
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", [14, 15])
+def test_agrees_with_torchmetrics(seed: int) -> None:
+    fid = pytest.importorskip("torchmetrics.image.fid")
+
+    class Itself(torch.nn.Module):
+        num_features = 10
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    metric = fid.FrechetInceptionDistance(feature=Itself()).set_dtype(torch.float64)
+    a, b = draw(seed, 150, 10), 0.8 * draw(seed + 100, 170, 10)
+    metric.update(a, real=True)
+    metric.update(b, real=False)
+    assert frechet_distance(of(a), of(b)) == pytest.approx(float(metric.compute()), rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", [16, 17])
+def test_closed_form_of_two_gaussians_on_a_line(seed: int) -> None:
+    """In one dimension the distance is (m1 - m2)^2 + (s1 - s2)^2."""
+    x, y = draw(seed, 50, 1), 2.5 * draw(seed + 100, 60, 1)
+    expected = (x.mean() - y.mean()) ** 2 + (x.std() - y.std()) ** 2
+    assert frechet_distance(of(x), of(y)) == pytest.approx(float(expected), rel=1e-10)
 
 
 @pytest.mark.parametrize("seed", [21, 22])
@@ -195,6 +220,56 @@ def test_unreadable_statistics_are_explained(tmp_path: Path) -> None:
     np.savez(path, mu=np.arange(3.0), sigma=np.eye(4), n=5)
     with pytest.raises(LMLError, match=r"give \(D,\) and \(D, D\)"):
         FrechetStatistics.load(path)
+
+
+class Trap:
+    """Unpickling it makes a file, which must not happen."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("kind", ["text", "nothing", "npy", "cut", "pickle", "words"])
+def test_files_that_are_no_statistics_are_refused_and_run_nothing(kind: str, tmp_path: Path) -> None:
+    path, trap = tmp_path / "statistics.npz", tmp_path / "trap"
+    of(draw(96, 30, 4)).save(path)
+    if kind == "npy":
+        with path.open("wb") as stream:
+            np.save(stream, np.arange(5.0))
+    elif kind == "pickle":
+        np.savez(path, mu=np.array([Trap(trap)], dtype=object), sigma=np.eye(1), n=5)
+    elif kind == "words":
+        np.savez(path, mu=np.array(["a", "b"]), sigma=np.eye(2), n=5)
+    else:
+        path.write_bytes({"text": b"mu = 1", "nothing": b"", "cut": path.read_bytes()[:-200]}[kind])
+    with pytest.raises(LMLError, match="cannot be read as statistics"):
+        FrechetStatistics.load(path)
+    assert not trap.exists()
+
+
+def test_a_count_that_contradicts_the_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "statistics.npz"
+    of(draw(97, 30, 4)).save(path)
+    assert FrechetStatistics.load(path, n=30).n == 30
+    with pytest.raises(LMLError, match="records n = 30, and n is given as 31"):
+        FrechetStatistics.load(path, n=31)
+
+
+@pytest.mark.parametrize("value", [0.25, 1.0, 3.5, 217.0])
+def test_both_logarithms_have_their_label(value: float) -> None:
+    log = log_fid(value)
+    assert math.exp(log.natural) == pytest.approx(value, rel=1e-14)
+    assert 10**log.base10 == pytest.approx(value, rel=1e-14)
+    assert (log.natural_label, log.base10_label) == ("ln FID", "log10 FID")
+
+
+@pytest.mark.parametrize("value", [0.0, -1.5, math.nan, math.inf])
+def test_what_has_no_logarithm_is_refused(value: float) -> None:
+    with pytest.raises(LMLError, match="give a finite distance above 0"):
+        log_fid(value)
 
 
 def test_streaming_equals_all_at_once() -> None:

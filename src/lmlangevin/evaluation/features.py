@@ -10,13 +10,16 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmlangevin.core.errors import LMLError
+
+if TYPE_CHECKING:
+    from lmlangevin.evaluation.extractors import Extractor
 
 ASSET = Path(__file__).resolve().parent.parent / "assets" / "features-cifar10"
 PROTOCOL = "embedded-cifar10"
@@ -199,27 +202,27 @@ def load_feature_network(folder: str | Path | None = None) -> FeatureNetwork:
 
 
 @torch.no_grad()
-def extract_features(
-    network: FeatureNetwork | RandomFeatureNetwork, images: Tensor | Iterable[Tensor], batch_size: int = 500
-) -> Tensor:
+def extract_features(network: Extractor, images: Tensor | Iterable[Tensor], batch_size: int = 500) -> Tensor:
     """Features of many images, in batches, on the network's device.
 
     Args:
-        network: an extractor with a `features` method.
+        network: an extractor. Images are moved to the device of one that is a torch module.
         images: one tensor (N, 3, H, W), or an iterable of such batches.
         batch_size: images at once, when one tensor is given. The result does not depend on it beyond rounding.
 
     Returns:
-        float32 of shape (N, dim), on the CPU.
+        Of shape (N, dim), on the CPU, float32 or as the extractor gives it.
 
     Raises:
         LMLError: batch_size < 1, or no images.
     """
     if batch_size < 1:
         raise LMLError(f"batch_size {batch_size}: give a whole number >= 1")
-    state = next(iter(network.state_dict().values()))
+    state = next(iter(network.state_dict().values()), None) if isinstance(network, nn.Module) else None
     batches = images.split(batch_size) if isinstance(images, Tensor) else images
-    parts = [network.features(batch.to(state.device)).cpu() for batch in batches if len(batch)]
+    parts = [
+        network.features(batch if state is None else batch.to(state.device)).cpu() for batch in batches if len(batch)
+    ]
     if not parts:
         raise LMLError("images: none given; give at least one image")
     return torch.cat(parts)

@@ -6,12 +6,13 @@ features in place of data (Heusel et al., arXiv:1706.08500). It is biased by abo
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,7 +20,9 @@ from torch import Tensor
 from lmlangevin.core.errors import LMLError
 
 if TYPE_CHECKING:
-    from lmlangevin.evaluation.features import FeatureNetwork, RandomFeatureNetwork
+    from lmlangevin.evaluation.extractors import Extractor
+
+_WORDS = ("protocol", "extractor", "weight_hash")
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +112,47 @@ class FrechetStatistics:
         _require_same(self, other)
         return replace(self, n=self.n + other.n, sum=self.sum + other.sum, outer=self.outer + other.outer)
 
+    def all_reduce(self, group: Any = None) -> FrechetStatistics:
+        """Return the statistics of all ranks of a process group together, the same on every rank.
+
+        Every rank of the group calls it; one that has no images gives `empty`.
+
+        Args:
+            group: a torch.distributed process group of any backend that takes float64, such as gloo or NCCL; None is
+                the default group.
+
+        Returns:
+            New statistics, on the CPU; self where no process group is initialised.
+
+        Raises:
+            LMLError: the ranks differ in dimension, extractor, weights or protocol, and then on every rank, so that
+                none is left waiting; or this process does not belong to the group.
+        """
+        import torch.distributed as dist
+
+        if not (dist.is_available() and dist.is_initialized()):
+            return self
+        if dist.get_rank(group) < 0:
+            raise LMLError("group: this process is not one of its ranks; call all_reduce on the group's ranks alone")
+        # The words go round before the sums do: a reduction of unequal shapes would hang or mix feature spaces.
+        mine = {"n": self.n, "dim": self.dim} | {word: getattr(self, word) for word in _WORDS}
+        everyone: list[Any] = [None] * dist.get_world_size(group)
+        dist.all_gather_object(everyone, mine, group=group)
+        for rank, other in enumerate(everyone):
+            for word in ("dim", *_WORDS):
+                if other[word] != everyone[0][word]:
+                    raise LMLError(
+                        f"{word} {everyone[0][word]!r} on rank 0 and {other[word]!r} on rank {rank} of the group: "
+                        f"not to be merged; make the statistics of all ranks with the same {word}"
+                    )
+        device = _group_device(dist.get_backend_config(group))
+        totals = []
+        for mine_alone in (self.sum, self.outer):
+            total = mine_alone.to(device, copy=True)
+            dist.all_reduce(total, group=group)
+            totals.append(total.cpu())
+        return replace(self, n=sum(other["n"] for other in everyone), sum=totals[0], outer=totals[1])
+
     def save(self, path: str | Path) -> None:
         """Write mu, sigma, n, extractor, weight_hash and protocol as .npz, complete as soon as it is visible.
 
@@ -145,27 +189,40 @@ class FrechetStatistics:
             n: number of images, for a file that does not record it (its three words are then empty).
 
         Raises:
-            LMLError: there is no such file, it lacks mu or sigma, they do not fit together, or n is not known.
+            LMLError: there is no such file, it cannot be read, it lacks mu or sigma, they do not fit together, or n is
+                not known, or not the one in the file.
         """
         import numpy as np
 
         if not Path(path).is_file():
             raise LMLError(f"path {str(path)!r}: no such file; give statistics written by FrechetStatistics.save")
-        with np.load(Path(path), allow_pickle=False) as stored:
-            missing = [key for key in ("mu", "sigma") if key not in stored]
-            if missing:
-                raise LMLError(
-                    f"path {str(path)!r}: no {' and '.join(missing)} in it; give an .npz file with mu and sigma"
-                )
-            mu, sigma = (torch.from_numpy(np.array(stored[key], dtype=np.float64)) for key in ("mu", "sigma"))
-            count = int(stored["n"]) if "n" in stored else n
-            words = {k: str(stored[k]) if k in stored else "" for k in ("extractor", "weight_hash", "protocol")}
+        try:
+            # Opened here: numpy does not close a file that it finds to be no archive.
+            with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+                stored = {key: file[key] for key in ("mu", "sigma", "n", *_WORDS) if key in file}
+            # One that is missing is told below; 0 stands in for it.
+            mu, sigma = (torch.from_numpy(np.array(stored.get(key, 0), dtype=np.float64)) for key in ("mu", "sigma"))
+            recorded = int(stored["n"]) if "n" in stored else None
+        except Exception as error:  # a file of unknown origin breaks in numpy, zipfile and zlib, each in its own way
+            raise LMLError(
+                f"path {str(path)!r}: cannot be read as statistics ({error}); give an .npz file with mu and sigma"
+            ) from error
+        missing = [key for key in ("mu", "sigma") if key not in stored]
+        if missing:
+            raise LMLError(f"path {str(path)!r}: no {' and '.join(missing)} in it; give an .npz file with mu and sigma")
+        if n is not None and recorded is not None and n != recorded:
+            raise LMLError(f"path {str(path)!r}: records n = {recorded}, and n is given as {n}; leave n out")
+        count = n if recorded is None else recorded
         if count is None or count < 2:
-            raise LMLError(f"path {str(path)!r}: records n = {count}; give n, the number of images behind it, >= 2")
-        if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
+            raise LMLError(
+                f"path {str(path)!r}: records n = {count}; give n, the number of images behind it, >= 2 "
+                "(lml fid: --reference-n, for REFERENCE)"
+            )
+        if mu.ndim != 1 or len(mu) < 1 or sigma.shape != (len(mu), len(mu)):
             raise LMLError(
                 f"path {str(path)!r}: mu {tuple(mu.shape)}, sigma {tuple(sigma.shape)}; give (D,) and (D, D)"
             )
+        words = {word: str(stored.get(word, "")) for word in _WORDS}
         return cls(count, mu * count, sigma * (count - 1) + count * torch.outer(mu, mu), **words)
 
     def _need(self, count: int, what: str) -> None:
@@ -173,11 +230,22 @@ class FrechetStatistics:
             raise LMLError(f"n {self.n}: {what} needs at least {count} feature vectors; update with more")
 
 
+def _group_device(backends: str) -> torch.device:
+    """Return where a group reduces tensors, given its backends as `device:backend` pairs: the CPU where it can.
+
+    gloo stands there for every device; with NCCL alone it is the accelerator that this process has made its own.
+    """
+    kinds = [pair.partition(":")[0] for pair in backends.split(",")]
+    if "cpu" in kinds:
+        return torch.device("cpu")
+    return torch.device(kinds[0], torch.get_device_module(kinds[0]).current_device())
+
+
 def _require_same(a: FrechetStatistics, b: FrechetStatistics) -> None:
     """Raise unless both are in one feature space under one protocol."""
     if a.dim != b.dim:
         raise LMLError(f"dim {a.dim} and {b.dim}: give statistics of one feature extractor")
-    for word in ("protocol", "extractor", "weight_hash"):
+    for word in _WORDS:
         first, second = getattr(a, word), getattr(b, word)
         if first != second:
             raise LMLError(f"{word} {first!r} and {second!r}: not comparable; make both with the same {word}")
@@ -226,8 +294,40 @@ def frechet_distance(a: FrechetStatistics, b: FrechetStatistics) -> float:
     return max(result, 0.0)
 
 
+@dataclass(frozen=True)
+class LogFID:
+    """The logarithm of a Frechet distance, to both bases in use, with a label for each.
+
+    Args:
+        natural: to base e.
+        base10: to base 10.
+    """
+
+    natural: float
+    base10: float
+    natural_label: ClassVar[str] = "ln FID"
+    base10_label: ClassVar[str] = "log10 FID"
+
+
+def log_fid(value: float) -> LogFID:
+    """Logarithms of a Frechet distance.
+
+    The LML paper (arXiv:2505.24222) reports a "log FID" and does not state its base; so both are given, each with a
+    label, and neither is claimed to be the paper's.
+
+    Args:
+        value: a distance, above 0.
+
+    Raises:
+        LMLError: value is not a finite number above 0.
+    """
+    if not (math.isfinite(value) and value > 0):
+        raise LMLError(f"value {value}: has no logarithm; give a finite distance above 0")
+    return LogFID(math.log(value), math.log10(value))
+
+
 def feature_statistics(
-    network: FeatureNetwork | RandomFeatureNetwork,
+    network: Extractor,
     images: Tensor | Iterable[Tensor],
     *,
     protocol: str,
@@ -236,7 +336,8 @@ def feature_statistics(
     """Stream images through an extractor into statistics, without keeping the features.
 
     Args:
-        network: an extractor of `lmlangevin.evaluation.features`.
+        network: an extractor: a network of `lmlangevin.evaluation.features`, or one of
+            `lmlangevin.evaluation.extractors`.
         images: one tensor (N, 3, H, W), or an iterable of such batches, as the network takes them.
         protocol: how the images were made and chosen, recorded in the result.
         batch_size: images at once, when one tensor is given.
@@ -251,13 +352,15 @@ def feature_statistics(
 
     if batch_size < 1:
         raise LMLError(f"batch_size {batch_size}: give a whole number >= 1")
-    statistics = FrechetStatistics.empty(
-        network.dim, extractor=network.extractor, weight_hash=network.weight_hash, protocol=protocol
-    )
+    statistics: FrechetStatistics | None = None
     for batch in images.split(batch_size) if isinstance(images, Tensor) else images:
         if len(batch):
-            statistics = statistics.update(extract_features(network, batch, batch_size))
-    if statistics.n == 0:
+            features = extract_features(network, batch, batch_size)
+            if statistics is None:  # a callable's dimension is known from its first batch on
+                words = {"extractor": network.extractor, "weight_hash": network.weight_hash, "protocol": protocol}
+                statistics = FrechetStatistics.empty(features.shape[1], **words)
+            statistics = statistics.update(features)
+    if statistics is None:
         raise LMLError("images: none given; give at least one image")
     return statistics
 
