@@ -16,6 +16,8 @@ except ModuleNotFoundError as error:  # the core installs without the command's 
     raise SystemExit("lml needs packages that are not installed: pip install 'lmlangevin[cli]'") from error
 
 from lmlangevin._version import __version__
+from lmlangevin.commands.bench import bench
+from lmlangevin.commands.fid import fid
 from lmlangevin.commands.generate import generate
 from lmlangevin.commands.info import info
 
@@ -39,8 +41,9 @@ class OneLineErrors(click.Group):
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         try:
             code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
-        except click.exceptions.Abort:
-            _fail("interrupted; give --overwrite to run the job again in the same folder.", INTERRUPTED)
+        except click.exceptions.Abort as stop:
+            # A command that can go on later says how.
+            _fail(getattr(stop, "message", "interrupted."), getattr(stop, "code", INTERRUPTED))
         except click.ClickException as error:
             path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "lml"
             _fail(f"{error.format_message().rstrip('.')}; see '{path} --help'.")
@@ -78,6 +81,8 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
+cli.add_command(bench)
+cli.add_command(fid)
 cli.add_command(generate)
 cli.add_command(info)
 

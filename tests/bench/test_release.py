@@ -2,18 +2,21 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 
 import pytest
 import torch
 
+from lmlangevin.bench.cells import Cell
 from lmlangevin.bench.models import build
 from lmlangevin.bench.release import (
+    LONGER,
     PUBLISHED_LAMBDAS,
+    agreement,
     deviation_from_identity,
     published_lambda,
     textbook_direction,
 )
-from lmlangevin.bench.suite import Cell
 from lmlangevin.core import LMLError
 
 
@@ -36,8 +39,42 @@ def test_the_deviation_in_float32_is_that_of_the_design_and_of_no_direction(
     row = deviation_from_identity(torch.float32, size, damping, samples=64, seed=7)
     assert row.deviation is not None and row.agreement is not None
     assert low < row.deviation < high
-    assert abs(row.agreement) < 0.2
+    assert abs(row.agreement) < 0.05
     assert (row.dtype, row.size, row.damping, row.nan_share) == ("float32", size, damping, 0.0)
+
+
+@pytest.mark.parametrize("angle", [1e-9, 0.1, 1.0, math.pi / 2])
+def test_agreement_tells_a_direction_that_follows_the_prediction_from_a_random_one(angle: float) -> None:
+    n = torch.randn(20, 2000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def turned(n: torch.Tensor, towards: torch.Tensor) -> torch.Tensor:
+        across = towards - n * (towards * n).sum(1, keepdim=True) / (n * n).sum(1, keepdim=True)
+        across *= n.norm(dim=1, keepdim=True) / across.norm(dim=1, keepdim=True)
+        return math.cos(angle) * n + math.sin(angle) * across
+
+    def noise(seed: int) -> torch.Tensor:
+        return torch.randn(n.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+    first, second = turned(n, noise(1)), turned(LONGER * n, noise(2))
+    assert torch.allclose(first.norm(dim=1), n.norm(dim=1))
+    assert agreement((n, first), (LONGER * n, second)).mean().abs() < 0.02
+    # Each deviation has a part of angle^2 / 2 along -n: together they look alike, although nothing is followed.
+    plain = torch.cosine_similarity(first - n, second - LONGER * n, dim=1).mean()
+    assert angle < 1.0 or plain > 0.2
+    follows = agreement((n, turned(n, n.roll(1, dims=1))), (LONGER * n, turned(LONGER * n, n.roll(1, dims=1))))
+    assert follows.min() > 0.999
+
+
+def test_a_prediction_that_nothing_changed_agrees_with_none() -> None:
+    n = torch.randn(3, 8, generator=torch.Generator().manual_seed(0), dtype=torch.bfloat16)
+    assert agreement((n, n), (n, n.roll(1, dims=1))).tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_longer_prediction_is_another_one_in_every_precision(dtype: torch.dtype) -> None:
+    row = deviation_from_identity(dtype, 3072, 1e-3, samples=64, seed=7)
+    assert row.deviation is not None and row.agreement is not None
+    assert row.deviation > 1 and abs(row.agreement) < 0.05
 
 
 def test_a_large_damping_is_harmless_in_float32() -> None:

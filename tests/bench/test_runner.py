@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from lmlangevin.bench import runner
+from lmlangevin.bench.cells import Cell
 from lmlangevin.bench.models import AnalyticBench, EmbeddedBench, load_bench_model
 from lmlangevin.bench.runner import PartRun, best_grid, grid_ends, mean, plan, read_results, result_path
-from lmlangevin.bench.suite import Cell, Identity, Part, Suite
+from lmlangevin.bench.suite import Identity, Part, Suite
 from lmlangevin.core import LMLError
 from lmlangevin.reference import linear_alphas_cumprod
 

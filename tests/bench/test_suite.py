@@ -6,18 +6,9 @@ from typing import Any
 
 import pytest
 
+from lmlangevin.bench.cells import Cell, default_grid, finals_of, nearest_cost, offered_grids, preset_gain
 from lmlangevin.bench.models import build
-from lmlangevin.bench.suite import (
-    Cell,
-    Part,
-    default_grid,
-    finals_of,
-    load_suite,
-    nearest_cost,
-    offered_grids,
-    preset_gain,
-    suite_names,
-)
+from lmlangevin.bench.suite import Part, load_suite, suite_names
 from lmlangevin.core import LMLError
 from lmlangevin.schedulers.names import find_scheduler
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmlangevin.bench.suite import Cell, Part, scheduler_config
+from lmlangevin.bench.cells import Cell, scheduler_config
+from lmlangevin.bench.suite import Part
 from lmlangevin.evaluation import FrechetStatistics, feature_statistics
 from lmlangevin.generation.images import to_uint8
 from lmlangevin.generation.models import FLOW_CONFIG, VP_CONFIG

@@ -24,6 +24,9 @@ PUBLISHED_LAMBDAS: dict[int, float] = {
 PUBLISHED_ELSEWHERE = {"CelebA-HQ, DDIM": 5e-3, "MS-COCO, Stable Diffusion": 1e-3}
 """The lambdas of the README's other commands."""
 
+LONGER = 1.03
+"""What a prediction is multiplied by to see whether its correction follows it: 3% is another number in bfloat16 too."""
+
 
 def published_lambda(nfe: int) -> float:
     """Return the published lambda of a number of evaluations; between two rows that of the nearest lower one."""
@@ -61,8 +64,8 @@ class Deviation:
         deviation: Mean over the finite samples of ||d - n|| / ||n||; None where none is finite.
         spread: Its standard deviation.
         nan_share: Share of samples that are not finite.
-        agreement: Mean cosine between the deviations of a prediction and of the same prediction 0.1% longer: 1 for a
-            correction that follows the prediction, 0 for a random one.
+        agreement: Mean cosine between the deviations of a prediction and of the same prediction 3% longer, each without
+            its part along its n: 1 for a correction that follows the prediction, 0 for a random one.
     """
 
     dtype: str
@@ -72,6 +75,28 @@ class Deviation:
     spread: float | None
     nan_share: float
     agreement: float | None
+
+
+def agreement(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the cosine between two deviations d - n, each without its part along its own n.
+
+    A d of the norm of n has left n by r^2 / 2 along -n, where r is the relative size of its deviation, whatever its
+    direction is: random deviations share that part, and a plain cosine of theirs would be about r^2 / 4.
+
+    Args:
+        first: Predictions n and what became of them d, (batch, size) each.
+        second: The same of other predictions.
+
+    Returns:
+        (batch,), float64; 0 where a d is its n.
+    """
+    across = []
+    for n, d in (first, second):
+        n, change = n.double(), d.double() - n.double()
+        along = (n * change).sum(dim=1, keepdim=True) / (n * n).sum(dim=1, keepdim=True)
+        # The smallest eps: in float64 a deviation is so short that a usual one would count.
+        across.append(torch.nn.functional.normalize(change - n * along, dim=1, eps=torch.finfo(torch.float64).tiny))
+    return (across[0] * across[1]).sum(dim=1)
 
 
 def deviation_from_identity(dtype: torch.dtype, size: int, damping: float, *, samples: int, seed: int) -> Deviation:
@@ -87,14 +112,15 @@ def deviation_from_identity(dtype: torch.dtype, size: int, damping: float, *, sa
     if samples < 2:
         raise LMLError(f"samples={samples} is too few; give 2 or more.")
     n = torch.randn(samples, size, generator=torch.Generator().manual_seed(seed)).to(dtype)
-    change = textbook_direction(n, damping).double() - n.double()
+    d = textbook_direction(n, damping)
+    change = d.double() - n.double()
     finite = change.isfinite().all(dim=1)
     count = int(finite.sum())
     relative = change[finite].norm(dim=1) / n[finite].double().norm(dim=1)
-    longer = (1.001 * n.double()).to(dtype)
-    other = textbook_direction(longer, damping).double() - longer.double()
+    longer = (LONGER * n.double()).to(dtype)
+    other = textbook_direction(longer, damping)
     both = finite & other.isfinite().all(dim=1)
-    agreement = torch.cosine_similarity(change[both], other[both], dim=1)
+    cosines = agreement((n[both], d[both]), (longer[both], other[both]))
     return Deviation(
         str(dtype).removeprefix("torch."),
         size,
@@ -102,7 +128,7 @@ def deviation_from_identity(dtype: torch.dtype, size: int, damping: float, *, sa
         float(relative.mean()) if count else None,
         float(relative.std()) if count > 1 else None,
         1 - count / samples,
-        float(agreement.mean()) if bool(both.any()) else None,
+        float(cosines.mean()) if bool(both.any()) else None,
     )
 
 

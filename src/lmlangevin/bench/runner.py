@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmlangevin.bench.cells import FINALS, Cell, default_grid, offered_grids
 from lmlangevin.bench.models import AnalyticBench, build, load_bench_model
-from lmlangevin.bench.suite import FINALS, IDENTITY, Cell, Part, Suite, default_grid, offered_grids
+from lmlangevin.bench.suite import IDENTITY, Part, Suite
 from lmlangevin.core.errors import LMLError
 from lmlangevin.evaluation import FrechetStatistics, frechet_distance
 from lmlangevin.generation.manifest import package_versions
