@@ -62,6 +62,9 @@ MISTAKES = {
     "unknown model": (["--model", "resnet"], "give embedded"),
     "no steps": (["--steps", "0"], "such as 8"),
     "no images": (["--num-images", "0"], "such as 64"),
+    "steps and evaluations": (["--steps", "8", "--nfe", "8"], "give one of them"),
+    "no such cost": (["--nfe", "8", "--scheduler", "heun", "--no-lml"], "give 7 or 9"),
+    "both ways": (["--resume", "--overwrite"], "give one"),
     "kappa": (["--kappa", "3"], "[-1, 1]"),
     "no CUDA": (["--device", "cuda:77"], "give --device"),
     "prompt": (["--prompt", "a fox"], "leave it out"),
@@ -142,7 +145,7 @@ def test_help_names_every_scheduler_and_option() -> None:
         assert f"--{option}" in text
     for option in ("flow-shift", "gain", "kappa", "damping", "placement", "control", "rank", "no-lml", "compare"):
         assert f"--{option}" in text
-    for option in ("prompt", "guidance-scale", "dtype", "device", "overwrite", "out"):
+    for option in ("prompt", "guidance-scale", "dtype", "device", "overwrite", "resume", "nfe", "out"):
         assert f"--{option}" in text
 
 
@@ -192,10 +195,15 @@ def test_info_lists_schedulers_models_and_versions() -> None:
 
 
 def test_an_interrupt_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*args: object) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("lmlangevin.generation.generate", interrupted)
     result = _invoke("generate", "--out", tmp_path / "out")
     assert result.exit_code == 130
-    assert result.stderr.strip() == "lml: interrupted; give --overwrite to run the job again in the same folder."
+    assert result.stderr == "lml: interrupted; what was finished is kept: give --resume to go on.\n"
+    # Elsewhere there is nothing to go on with.
+    monkeypatch.setattr("lmlangevin.generation.info.model_table", interrupted)
+    result = _invoke("info")
+    assert result.exit_code == 130
+    assert result.stderr.strip() == "lml: interrupted."

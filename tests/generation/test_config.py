@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,18 @@ import pytest
 
 from lmlangevin.core import LMLError
 from lmlangevin.generation import GenerateConfig
-from lmlangevin.generation.config import check_folder
 
 MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"steps": 0}, "steps=0", "such as 8"),
     ({"steps": 1001}, "steps=1001", "give less"),
+    ({"steps": 6, "nfe": 8}, "steps=6 and nfe=8 contradict", "give one of them"),
+    ({"nfe": 0}, "nfe=0", "whole number from 1"),
+    ({"nfe": 10**9}, "nfe=1000000000", "whole number from 1"),
+    ({"nfe": True}, "nfe=True", "whole number from 1"),
+    ({"nfe": 1001}, "steps=1001", "give less"),
+    ({"nfe": 1, "scheduler": "pndm"}, "nfe=1", "give 2"),
+    ({"nfe": 8, "scheduler": "heun", "lml": False}, "nfe=8", "give 7 or 9"),
+    ({"overwrite": True, "resume": True}, "overwrite and resume", "give one"),
     ({"num_images": 0}, "num_images=0", "1 or more"),
     ({"batch_size": -2}, "batch_size=-2", "1 or more"),
     ({"seed": -1}, "seed=-1", "0 or more"),
@@ -64,24 +72,22 @@ def test_a_folder_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
         GenerateConfig(out=tmp_path / "out", model=str(tmp_path))
 
 
-def test_a_folder_is_checked_without_touching_it(tmp_path: Path) -> None:
-    check_folder(tmp_path / "a" / "b", overwrite=False)
-    assert not (tmp_path / "a").exists()
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(LMLError, match="is a file"):
-        check_folder(tmp_path / "file" / "out", overwrite=True)
+def test_a_url_stays_a_url_and_everything_else_is_a_path(tmp_path: Path) -> None:
+    assert GenerateConfig(out="memory://a/b").out == "memory://a/b"
+    assert GenerateConfig(out=str(tmp_path)).out == tmp_path
+    assert GenerateConfig(out=tmp_path).out == tmp_path
+    with pytest.raises(LMLError, match="lost a slash as a path; give it as text"):
+        GenerateConfig(out=Path("s3://bucket/run"))
 
 
-def test_a_folder_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Tests may run as root, whom chmod does not stop.
-    monkeypatch.setattr("lmlangevin.generation.config.os.access", lambda path, mode: False)
-    with pytest.raises(LMLError, match="no permission"):
-        check_folder(tmp_path / "out", overwrite=True)
+def test_steps_and_evaluations(tmp_path: Path) -> None:
+    def config(**settings: Any) -> GenerateConfig:
+        return GenerateConfig(out=tmp_path, **settings)
 
-
-@pytest.mark.parametrize("name", ["manifest.json", "images", "plain", "lml"])
-def test_earlier_work_is_not_overwritten_unasked(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).mkdir()
-    with pytest.raises(LMLError, match="--overwrite"):
-        check_folder(tmp_path, overwrite=False)
-    check_folder(tmp_path, overwrite=True)
+    assert (config().steps, config().nfe) == (8, None)
+    assert config(steps=5).steps == 5
+    assert config(nfe=6, scheduler="pndm").steps == 5
+    assert config(nfe=7, scheduler="heun", lml=False).steps == 4
+    made = config(nfe=9)
+    assert GenerateConfig(out=tmp_path, **made.as_dict()) == made
+    assert dataclasses.replace(made, seed=4).steps == 9

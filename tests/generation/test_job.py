@@ -14,6 +14,7 @@ from lmlangevin.core import LMLError
 from lmlangevin.evaluation import FrechetStatistics
 from lmlangevin.generation import GenerateConfig, generate, initial_noise
 from lmlangevin.generation.manifest import noise_hash
+from lmlangevin.generation.summary import verdict
 
 
 def _config(out: Path, **settings: Any) -> GenerateConfig:
@@ -36,10 +37,10 @@ def test_a_plain_job_writes_images_grid_and_manifest(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     result = generate(_config(tmp_path / "a" / "b", batch_size=3), lambda *report: told.append(report))
     out = result.out
-    assert sorted(p.name for p in out.iterdir()) == ["grid.png", "images", "manifest.json"]
+    assert sorted(p.name for p in out.iterdir()) == ["grid.png", "images", "manifest.json", "records"]
     assert [p.name for p in sorted((out / "images").iterdir())] == [f"{k:06d}.png" for k in range(4)]
     assert _pixels(out / "images").shape == (4, 32, 32, 3)
-    assert told == [("images", 3, 4), ("images", 4, 4)]
+    assert told == [("images", 0, 4), ("images", 3, 4), ("images", 4, 4)]
     assert result.pictures == {"grid": out / "grid.png"}
 
 
@@ -52,6 +53,7 @@ def test_the_manifest_says_all_that_is_needed_to_repeat_the_job(tmp_path: Path) 
     assert "out" not in manifest["config"]
     assert str(tmp_path) not in json.dumps(manifest)
     assert [image["seed"] for image in manifest["images"]] == [70, 71, 72, 73]
+    assert [(image["id"], image["prompt"]) for image in manifest["images"]] == [(k, None) for k in range(4)]
     assert manifest["images"][2]["files"] == {"plain": "plain/000002.png", "lml": "lml/000002.png"}
     assert manifest["images"][2]["noise_sha256"] == noise_hash(initial_noise([72], (3, 32, 32))[0])
     plain, lml = manifest["runs"]["plain"], manifest["runs"]["lml"]
@@ -125,6 +127,19 @@ def test_pndm_evaluates_once_more_than_its_steps(tmp_path: Path) -> None:
     assert _manifest(tmp_path)["runs"]["images"]["nfe"] == 4
 
 
+@pytest.mark.parametrize(("scheduler", "nfe", "steps"), [("pndm", 4, 3), ("heun", 5, 3), ("deis", 3, 3)])
+def test_a_number_of_evaluations_chooses_the_steps(scheduler: str, nfe: int, steps: int, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"scheduler": scheduler, "num_images": 2, "gain": None, "lml": False}
+    by_nfe = generate(_config(tmp_path / "nfe", steps=None, nfe=nfe, **settings))
+    assert by_nfe.runs["images"].nfe == nfe
+    manifest = _manifest(tmp_path / "nfe")
+    assert (manifest["config"]["steps"], manifest["config"]["nfe"]) == (steps, nfe)
+    generate(GenerateConfig(out=tmp_path / "again", **manifest["config"]))
+    generate(_config(tmp_path / "steps", steps=steps, **settings))
+    for name in ("again", "steps"):
+        assert np.array_equal(_pixels(tmp_path / name / "images"), _pixels(tmp_path / "nfe" / "images"))
+
+
 def test_the_comparison_is_drawn_and_says_why_it_has_no_distance(tmp_path: Path) -> None:
     result = generate(_config(tmp_path, compare=True))
     with Image.open(result.pictures["compare"]) as picture:
@@ -185,11 +200,9 @@ def test_the_distance_is_that_of_the_written_images(
     [(2.0, 1.5, "25% closer"), (1.5, 2.0, "further from the reference"), (2.0, 2.001, "no difference")],
 )
 def test_the_verdict_is_in_plain_words(plain: float, lml: float, words: str) -> None:
-    from lmlangevin.generation.job import _verdict
-
-    verdict = _verdict(plain, lml)
-    assert verdict is not None
-    assert words in verdict
+    said = verdict(plain, lml)
+    assert said is not None
+    assert words in said
 
 
 def test_an_earlier_job_is_refused_and_then_replaced_whole(tmp_path: Path) -> None:
@@ -199,7 +212,7 @@ def test_an_earlier_job_is_refused_and_then_replaced_whole(tmp_path: Path) -> No
         generate(_config(tmp_path))
     generate(_config(tmp_path, num_images=2, overwrite=True))
     # Nothing of the first job may be taken for a part of the second.
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["grid.png", "images", "manifest.json", "mine.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["grid.png", "images", "manifest.json", "mine.txt", "records"]
     assert len(list((tmp_path / "images").iterdir())) == 2
 
 
@@ -222,21 +235,21 @@ def test_an_interrupted_job_says_so(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         generate(_config(tmp_path, batch_size=2), stop)
     assert _manifest(tmp_path)["status"] == "running"
-    with pytest.raises(LMLError, match="--overwrite"):
+    with pytest.raises(LMLError, match=r"\(running\); give --resume to go on with it, --overwrite to replace it"):
         generate(_config(tmp_path))
 
 
 def test_images_that_are_not_finite_are_counted_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lmlangevin.generation import job
+    from lmlangevin.generation import batches
 
-    original = job.sample
+    original = batches.sample
 
     def broken(*args: Any, **kwargs: Any) -> Tensor:
         out = original(*args, **kwargs).clone()
         out[0, 0, 0, 0] = float("nan")
         return out
 
-    monkeypatch.setattr(job, "sample", broken)
+    monkeypatch.setattr(batches, "sample", broken)
     result = generate(_config(tmp_path, batch_size=2))
     assert _manifest(tmp_path)["runs"]["images"]["non_finite_images"] == 2
     assert any("2 of 4" in note for note in result.notes)

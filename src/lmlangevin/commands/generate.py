@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,18 +15,35 @@ import click
 from lmlangevin.commands.progress import progress_bars
 
 if TYPE_CHECKING:
-    from lmlangevin.generation.job import GenerateResult, RunResult
+    from lmlangevin.generation import GenerateResult, RunResult
 
 # Written out, because the tables that hold them import diffusers; a test keeps them equal.
 SCHEDULER_NAMES = "ddim, dpmpp-1, dpmpp-2m, dpmpp-3m, dpm-3, sde-dpmpp-2m, unipc, deis, pndm, euler, heun, flow-euler"
+
+
+MISTAKE = 2
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+class Interrupted(click.exceptions.Abort):
+    """The user, or the machine, has stopped a job; `lml` ends with this message and exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__()
+        self.message = "interrupted; what was finished is kept: give --resume to go on."
+        self.code = code
 
 
 @click.command(context_settings={"show_default": True})
 @click.option("--model", default="embedded", help="embedded, analytic-cifar10, a pipeline's folder, or a hub id.")
 @click.option("--scheduler", default="ddim", help=f"One of {SCHEDULER_NAMES}.")
 @click.option(
-    "--steps", type=int, default=8, help="Steps of the sampler: one network evaluation each (pndm: one more)."
+    "--steps",
+    type=int,
+    help="Steps of the sampler: one network evaluation each (pndm: one more; heun: two each but one).  [default: 8]",
 )
+@click.option("--nfe", type=int, help="Network evaluations of each image, in place of --steps.")
 @click.option("--num-images", type=int, default=64, help="Number of images.")
 @click.option("--batch-size", type=int, default=32, help="Images sampled at once; changes speed, not the images.")
 @click.option("--seed", type=int, default=0, help="Image k starts from seed + k.")
@@ -41,33 +63,99 @@ SCHEDULER_NAMES = "ddim, dpmpp-1, dpmpp-2m, dpmpp-3m, dpm-3, sde-dpmpp-2m, unipc
 @click.option("--dtype", default="float32", help="Of the network: float32, bfloat16 or float16.")
 @click.option("--device", default="cpu", help="cpu, cuda, cuda:N or mps.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier job in the same folder.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write to.")
+@click.option("--resume", is_flag=True, help="Go on with an earlier job in the same folder, or start one.")
+@click.option("--out", required=True, help="Folder to write to, or a URL that fsspec knows.")
 def generate(no_lml: bool, **options: Any) -> None:
-    """Generate images, a grid picture and a manifest that says how to make them again."""
-    from lmlangevin.generation import GenerateConfig
-    from lmlangevin.generation import generate as run_job
+    """Generate images, a grid picture and a manifest that says how to make them again.
 
-    config = GenerateConfig(lml=not no_lml, **options)
-    with progress_bars() as progress:
-        result = run_job(config, progress)
-    _report(result, config.num_images)
+    Several processes may share the job: accelerate launch --multi_gpu --num_processes N -m lmlangevin generate ...
+    """
+    with _told_by_the_first(), _interruptible():
+        from lmlangevin.generation import GenerateConfig
+        from lmlangevin.generation import generate as run_job
+        from lmlangevin.generation.processes import join_processes
+
+        processes = join_processes()
+        config: GenerateConfig = processes.together(lambda: _configure(lml=not no_lml, **options))
+        suffix = f"({processes.title})" if processes.count > 1 else ""
+        with progress_bars(suffix, "images") if processes.first else contextlib.nullcontext() as progress:
+            result = run_job(config, progress)
+        if processes.first:
+            _report(result, config.num_images)
+
+
+def _configure(**options: Any) -> Any:
+    from lmlangevin.core.errors import LMLError
+    from lmlangevin.generation import GenerateConfig
+
+    steps, nfe = options["steps"], options["nfe"]
+    if steps is not None and nfe is not None:
+        raise LMLError(f"steps={steps} and nfe={nfe} both choose the number of steps; give one of them.")
+    return GenerateConfig(**options)
+
+
+@contextlib.contextmanager
+def _told_by_the_first() -> Iterator[None]:
+    """Leave what happened to all processes to the first to tell; the others end with the same code."""
+    try:
+        yield
+    except click.exceptions.Abort as stop:
+        if _later():
+            raise click.exceptions.Exit(getattr(stop, "code", INTERRUPTED)) from None
+        raise
+    except ValueError as error:
+        from lmlangevin.generation.processes import AgreedError
+
+        if _later() and isinstance(error, AgreedError):
+            raise click.exceptions.Exit(MISTAKE) from None
+        raise
+
+
+def _later() -> bool:
+    return os.environ.get("RANK", "0") != "0"
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Tell how to go on when the job is interrupted, by Ctrl-C or by a polite kill."""
+    code = INTERRUPTED
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal code
+        del number, frame
+        code = TERMINATED
+        raise KeyboardInterrupt
+
+    # A launcher ends its processes by this signal, and then they must not wait for each other.
+    alone = "RANK" not in os.environ and threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if alone else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(code) from None
+    finally:
+        if alone:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _report(result: GenerateResult, count: int) -> None:
+    from lmlangevin.generation.store import shown
+
     for name, run in result.runs.items():
-        click.echo(_run_line(name, run, count))
+        click.echo(_run_line(name, run, count, result.processes))
     for note in result.notes:
         click.echo(note)
     if result.verdict is not None:
         click.echo(result.verdict)
     label = "Comparison" if "compare" in result.pictures else "Grid"
-    click.echo(f"{label}: {result.pictures.get('compare', result.pictures['grid'])}")
-    click.echo(f"Manifest: {result.manifest}")
+    click.echo(f"{label}: {shown(result.pictures.get('compare', result.pictures['grid']))}")
+    click.echo(f"Manifest: {shown(result.manifest)}")
 
 
-def _run_line(name: str, run: RunResult, count: int) -> str:
+def _run_line(name: str, run: RunResult, count: int, processes: int) -> str:
     guidance = f" and {run.guidance_evaluations} for guidance" if run.guidance_evaluations else ""
-    speed = f"{run.seconds:.1f} s, {count / run.seconds:.1f} images/s" if run.seconds else "0 s"
+    each = " a process" if processes > 1 else ""
+    speed = f"{run.seconds:.1f} s, {count / run.seconds:.1f} images/s{each}" if run.seconds else "0 s"
     gain = "" if run.gain is None else f", gain {run.gain:g}"
     preset = run.scheduler.config.get("preset")
     source = f" (preset {preset})" if preset else ""

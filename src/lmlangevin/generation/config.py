@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,14 @@ from typing import Any
 from lmlangevin.core.config import LMLConfig
 from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.seeds import SEED_LIMIT
+from lmlangevin.generation.store import Place, as_place
 
 BUILT_IN = ("embedded", "analytic-cifar10")
 DTYPES = ("float32", "bfloat16", "float16")
 SPACINGS = ("leading", "trailing", "linspace")
 SIGMAS = ("karras", "exponential", "beta", "lu")
 TRAIN_TIMESTEPS = 1000
+DEFAULT_STEPS = 8
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -28,11 +29,14 @@ class GenerateConfig:
     """A generation job. Values are checked when it is made; nothing is loaded for that.
 
     Args:
-        out: Folder to write to; made if it is not there.
+        out: Folder to write to, made if it is not there, or a URL that fsspec knows, such as `s3://bucket/run`.
         model: `"embedded"`, `"analytic-cifar10"`, a folder that `DiffusionPipeline.save_pretrained` wrote, or the hub
             id of a diffusers pipeline.
         scheduler: Short name of the sampler, a key of `lmlangevin.schedulers.SCHEDULERS`.
-        steps: Steps of the sampler, 1 to 1000. One network evaluation each, PNDM one more in all.
+        steps: Steps of the sampler, 1 to 1000. One network evaluation each, PNDM one more in all, Heun two each but
+            for one. None is what `nfe` costs, or 8; the attribute is a number always.
+        nfe: Network evaluations of each image, guidance apart, in place of `steps`. Both may be given where they
+            agree, as they do in a manifest.
         num_images: Number of images, 1 or more.
         batch_size: Images that are sampled at once. It changes memory and speed, not the images.
         seed: Image k starts from seed + k; all within [0, 2**32).
@@ -54,15 +58,17 @@ class GenerateConfig:
             float32 whatever this says.
         device: `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"`.
         overwrite: Whether to replace an earlier job in the same folder.
+        resume: Whether to go on with an earlier job in the same folder; without one, a job just starts.
 
     Raises:
         LMLError: For a value out of range or two that exclude each other.
     """
 
-    out: Path
+    out: Place
     model: str = "embedded"
     scheduler: str = "ddim"
-    steps: int = 8
+    steps: int | None = None
+    nfe: int | None = None
     num_images: int = 64
     batch_size: int = 32
     seed: int = 0
@@ -82,9 +88,13 @@ class GenerateConfig:
     dtype: str = "float32"
     device: str = "cpu"
     overwrite: bool = False
+    resume: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "out", Path(self.out))
+        object.__setattr__(self, "out", as_place(self.out))
+        if self.overwrite and self.resume:
+            raise LMLError("overwrite and resume exclude each other: one deletes what the other keeps; give one.")
+        self._set_steps()
         self._check_counts()
         self._check_lml()
         self._check_model()
@@ -103,10 +113,29 @@ class GenerateConfig:
         return given | {"placement": self.placement, "rank": self.rank, "control": self.control, "record": True}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the settings for a manifest: all but where the images go."""
+        """Return the settings for a manifest: all but where the images go, and what becomes of an earlier job."""
         settings = dataclasses.asdict(self)
-        del settings["out"], settings["overwrite"]
+        del settings["out"], settings["overwrite"], settings["resume"]
         return settings
+
+    def _set_steps(self) -> None:
+        """Resolve `steps`, so that it is a number from here on."""
+        if self.nfe is None:
+            if self.steps is None:
+                object.__setattr__(self, "steps", DEFAULT_STEPS)
+            return
+        # Below the most that any number of steps costs, since `steps_for` counts up to it.
+        if isinstance(self.nfe, bool) or not isinstance(self.nfe, int) or not 1 <= self.nfe <= 2 * TRAIN_TIMESTEPS:
+            raise LMLError(f"nfe={self.nfe!r} is out of range; give a whole number from 1 to {2 * TRAIN_TIMESTEPS}.")
+        from lmlangevin.schedulers.names import find_scheduler
+
+        steps = find_scheduler(self.scheduler).steps_for(self.nfe)
+        if self.steps not in (None, steps):
+            raise LMLError(
+                f"steps={self.steps} and nfe={self.nfe} contradict each other, since {self.nfe} evaluations of "
+                f"{self.scheduler} are {steps} steps; give one of them."
+            )
+        object.__setattr__(self, "steps", steps)
 
     def _check_counts(self) -> None:
         for name, value, remedy in (
@@ -116,7 +145,7 @@ class GenerateConfig:
         ):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise LMLError(f"{name}={value!r} is too small; give {remedy}.")
-        if self.steps > TRAIN_TIMESTEPS:
+        if self.steps is not None and self.steps > TRAIN_TIMESTEPS:
             raise LMLError(f"steps={self.steps} is more than the {TRAIN_TIMESTEPS} of the model's schedule; give less.")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise LMLError(f"seed={self.seed!r} is no seed; give a whole number of 0 or more.")
@@ -230,23 +259,3 @@ def check_device(device: str) -> None:
             raise LMLError(f"device={device!r} is not there: torch finds {count} CUDA device(s); give --device cuda:0.")
     if device == "mps" and not torch.backends.mps.is_available():
         raise LMLError("device='mps' is not there: torch finds no Apple GPU; give --device cpu.")
-
-
-def check_folder(out: Path, *, overwrite: bool) -> None:
-    """Check that a job can be written to a folder, without touching it.
-
-    Raises:
-        LMLError: If the folder holds a job already and `overwrite` is not set, or cannot be written.
-    """
-    existing = out
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        raise LMLError(f"out={str(out)!r} cannot be made: {str(existing)!r} is a file; give another folder.")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise LMLError(f"out={str(out)!r} cannot be written: no permission in {str(existing)!r}; give another folder.")
-    if overwrite:
-        return
-    found = [name for name in ("manifest.json", "images", "plain", "lml") if (out / name).exists()]
-    if found:
-        raise LMLError(f"out={str(out)!r} already holds {', '.join(found)}; give another folder, or --overwrite.")

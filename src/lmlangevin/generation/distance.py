@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lmlangevin.generation.images import to_uint8
+from lmlangevin.core.errors import LMLError
+from lmlangevin.generation.batches import part
+from lmlangevin.generation.images import read_png, to_uint8
+from lmlangevin.generation.manifest import image_name, run_names
+from lmlangevin.generation.store import Store
 
 if TYPE_CHECKING:
     from lmlangevin.evaluation import FeatureNetwork, FrechetStatistics
     from lmlangevin.generation.config import GenerateConfig
     from lmlangevin.generation.models import LoadedModel
+    from lmlangevin.generation.processes import Processes
 
 SMALLEST_COUNT = 512
 """Fewer images say too little: the bias of a Frechet distance falls with their number."""
@@ -22,73 +29,99 @@ REFERENCE_SEED = 2**31
 """Exact samples of an analytic model are drawn from here on, away from the seeds that people give."""
 
 _CHUNK = 256
-_REFERENCE = "reference"
 
 
-class DistanceMeter:
-    """Gathers the features of each run, and compares them with those of the reference.
+def has_distance(config: GenerateConfig, model: LoadedModel, notes: list[str]) -> bool:
+    """Return whether a job gets distances; if it is a comparison that gets none, the reason goes to `notes`."""
+    if not config.compare:
+        return False
+    if model.pipeline is not None:
+        notes.append("The Frechet distance is measured for the built-in models only.")
+        return False
+    if config.num_images < SMALLEST_COUNT:
+        notes.append(f"A Frechet distance needs --num-images {SMALLEST_COUNT} or more, so none is shown.")
+        return False
+    return True
 
-    The reference of `embedded` is the training set; that of an analytic model is its own exact samples.
+
+def measure_distances(
+    config: GenerateConfig, model: LoadedModel, store: Store, processes: Processes
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Measure the distance of each run to the model's reference, from the images as they are on disk.
+
+    Every process calls this, and looks at its share of the images. The reference of `embedded` is the training set;
+    that of an analytic model is its own exact samples.
+
+    Args:
+        config: The job, all of whose images are finished.
+        model: Its model.
+        store: Where it lies.
+        processes: Who takes part.
+
+    Returns:
+        The distance of each run, and what the manifest says of the measurement; the same in every process.
+
+    Raises:
+        LMLError: If an image cannot be read.
     """
+    from lmlangevin.evaluation import frechet_distance, load_feature_network, load_reference_statistics
 
-    def __init__(self, network: FeatureNetwork, protocol: str) -> None:
-        self._network = network
-        self._protocol = protocol
-        self._statistics: dict[str, FrechetStatistics] = {}
-
-    @classmethod
-    def for_job(cls, config: GenerateConfig, model: LoadedModel, notes: list[str]) -> DistanceMeter | None:
-        """Return the meter of a job; None, with the reason in `notes`, where a distance would mean nothing."""
-        if not config.compare:
-            return None
-        if model.pipeline is not None:
-            notes.append("The Frechet distance is measured for the built-in models only.")
-            return None
-        if config.num_images < SMALLEST_COUNT:
-            notes.append(f"A Frechet distance needs --num-images {SMALLEST_COUNT} or more, so none is shown.")
-            return None
-        from lmlangevin.evaluation import load_feature_network, load_reference_statistics
-
-        network = load_feature_network()
-        if config.model == "embedded":
-            reference = load_reference_statistics()
-            meter = cls(network, reference.protocol)
-            meter._statistics[_REFERENCE] = reference
-            return meter
+    network = load_feature_network()
+    if config.model == "embedded":
+        reference = load_reference_statistics()
+    else:
         count = max(REFERENCE_SAMPLES, config.num_images)
-        meter = cls(network, f"embedded network on {count} exact samples of {config.model}")
-        mixture: Any = model.networks[0].mixture
-        for start in range(0, count, _CHUNK):
-            generator = torch.Generator().manual_seed(REFERENCE_SEED + start)
-            meter.update(_REFERENCE, to_uint8(mixture.sample(min(_CHUNK, count - start), generator)))
-        return meter
+        protocol = f"embedded network on {count} exact samples of {config.model}"
+        mixture = model.networks[0].mixture
+        starts = part(range(0, count, _CHUNK), processes.rank, processes.count)
+        reference = _gather(network, protocol, (_exact(mixture, start, count) for start in starts), processes)
+    ids = part(range(config.num_images), processes.rank, processes.count)
+    distances = {}
+    for run in run_names(config):
+        pixels = _pixels(store, [image_name(run, index) for index in ids])
+        distances[run] = frechet_distance(_gather(network, reference.protocol, pixels, processes), reference)
+    return distances, {
+        "protocol": reference.protocol,
+        "extractor": reference.extractor,
+        "weight_hash": reference.weight_hash,
+        "reference_images": reference.n,
+    }
+
+
+def _gather(
+    network: FeatureNetwork, protocol: str, batches: Iterator[Tensor], processes: Processes
+) -> FrechetStatistics:
+    """Return the statistics of the images of all processes: uint8 batches, (batch, 3, height, width)."""
+    from lmlangevin.evaluation import FrechetStatistics
 
     @torch.inference_mode()
-    def update(self, run: str, pixels: Tensor) -> None:
-        """Add images of a run: uint8, (batch, 3, 32, 32), as they are written."""
-        from lmlangevin.evaluation import FrechetStatistics
+    def own_share() -> FrechetStatistics:
+        statistics = FrechetStatistics.empty(
+            network.dim, extractor=network.extractor, weight_hash=network.weight_hash or "", protocol=protocol
+        )
+        for pixels in batches:
+            statistics = statistics.update(network.features(pixels))
+        return statistics
 
-        if run not in self._statistics:
-            self._statistics[run] = FrechetStatistics.empty(
-                self._network.dim,
-                extractor=self._network.extractor,
-                weight_hash=self._network.weight_hash or "",
-                protocol=self._protocol,
-            )
-        self._statistics[run] = self._statistics[run].update(self._network.features(pixels))
+    statistics = processes.together(own_share)
+    with processes.talking():
+        return statistics.all_reduce()
 
-    def distance(self, run: str) -> float:
-        """Return the distance of a run to the reference."""
-        from lmlangevin.evaluation import frechet_distance
 
-        return frechet_distance(self._statistics[run], self._statistics[_REFERENCE])
+def _exact(mixture: Any, start: int, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(REFERENCE_SEED + start)
+    return to_uint8(mixture.sample(min(_CHUNK, count - start), generator))
 
-    def describe(self) -> dict[str, Any]:
-        """Return what the manifest says of the measurement."""
-        reference = self._statistics[_REFERENCE]
-        return {
-            "protocol": reference.protocol,
-            "extractor": reference.extractor,
-            "weight_hash": reference.weight_hash,
-            "reference_images": reference.n,
-        }
+
+def _pixels(store: Store, names: Sequence[str]) -> Iterator[Tensor]:
+    def read(name: str, data: bytes | None) -> Any:
+        try:
+            return np.asarray(read_png(data or b""))
+        except (OSError, SyntaxError) as error:
+            raise LMLError(
+                f"out={store.shown!r} has lost {name}, which was finished; run it again with --resume."
+            ) from error
+
+    for start in range(0, len(names), _CHUNK):
+        rows = list(store.read_each(names[start : start + _CHUNK], read))
+        yield torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2)

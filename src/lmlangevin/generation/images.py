@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import io
+import struct
+import zlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -25,6 +26,7 @@ TILE = 96
 """Side in pixels that small images are enlarged to, and larger ones reduced to twice of."""
 COLUMNS = 10
 BLOCKS = 3
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def to_uint8(sample: Tensor) -> Tensor:
@@ -48,14 +50,56 @@ def to_pictures(pixels: Tensor) -> list[Image.Image]:
     return [Image.fromarray(row[..., 0] if row.shape[-1] == 1 else row) for row in rows]
 
 
-def write_png(path: Path, picture: Image.Image) -> None:
-    """Write a PNG so that nobody ever sees half of it: under a temporary name, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def png_bytes(picture: Image.Image) -> bytes:
+    """Return a picture as the bytes of a PNG file."""
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def read_png(data: bytes) -> Image.Image:
+    """Return the picture that the bytes of a PNG file hold.
+
+    Raises:
+        OSError: If they hold none.
+    """
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+        picture.load()
+        return picture
+
+
+def decodes(data: bytes | None, mode: str, size: tuple[int, int]) -> bool:
+    """Return whether a PNG file is whole: each checksum in it is right, and all pixels can be decoded.
+
+    Args:
+        data: What the file holds; None where there is no file.
+        mode: The mode that it must have, such as `"RGB"`.
+        size: The (width, height) that it must have.
+    """
+    # The size first: Pillow warns of, and then allocates, whatever a broken header claims. The checksums, because
+    # Pillow decodes without looking at them.
+    if data is None or data[16:24] != struct.pack(">II", *size) or not _checksums_hold(data):
+        return False
     try:
-        picture.save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        return read_png(data).mode == mode
+    except (OSError, SyntaxError, ValueError, struct.error, zlib.error):
+        return False
+
+
+def _checksums_hold(data: bytes) -> bool:
+    """Return whether a PNG file is a row of whole chunks (length, kind, data, CRC) that ends with the last one."""
+    place = len(_SIGNATURE)
+    if data[:place] != _SIGNATURE:
+        return False
+    while place + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, place)
+        kind, end = data[place + 4 : place + 8], place + 12 + length
+        if end > len(data) or struct.pack(">I", zlib.crc32(data[place + 4 : end - 4])) != data[end - 4 : end]:
+            return False
+        if kind == b"IEND":
+            return end == len(data)
+        place = end
+    return False
 
 
 def enlarge(picture: Image.Image, tile: int = TILE) -> Image.Image:

@@ -1,0 +1,138 @@
+"""The runs of a job, and the sampler of each, built and checked before anything is written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from lmlangevin.core.errors import LMLError
+from lmlangevin.generation.config import GenerateConfig
+from lmlangevin.generation.ledger import Totals
+from lmlangevin.generation.manifest import run_names
+from lmlangevin.generation.models import LoadedModel
+from lmlangevin.generation.sampling import without_known_warnings
+
+
+@dataclass
+class RunResult:
+    """One run of a sampler over all seeds of a job.
+
+    Attributes:
+        name: `"plain"` and `"lml"` of a comparison, otherwise `"images"`.
+        scheduler: The sampler.
+        nfe: Network evaluations of each image, guidance apart.
+        guidance_evaluations: Further evaluations of each image that guidance cost.
+        seconds: Time spent sampling, without writing and measuring, added up over interruptions and processes.
+        non_finite: Images in which a value was not finite.
+        frechet_distance: To the reference of the model; None where it was not measured.
+        timesteps: The sampler's.
+        corrections: For each step the mean gain, the mean rotation in radians and the share of images left alone.
+    """
+
+    name: str
+    scheduler: Any
+    nfe: int = 0
+    guidance_evaluations: int = 0
+    seconds: float = 0.0
+    non_finite: int = 0
+    frechet_distance: float | None = None
+    timesteps: list[float] = field(default_factory=list)
+    corrections: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def gain(self) -> float | None:
+        """The gain of the sampler's configuration; None for a plain one, or one that was given kappa."""
+        return self.scheduler.config.get("gain")
+
+    def fill(self, totals: Totals, frechet_distance: float | None) -> None:
+        """Take over what was counted and measured."""
+        self.nfe = totals.nfe
+        self.guidance_evaluations = totals.guidance_evaluations
+        self.seconds = totals.seconds
+        self.non_finite = totals.non_finite
+        self.timesteps = totals.timesteps
+        self.corrections = totals.corrections
+        self.frechet_distance = frechet_distance
+
+    def describe_sampler(self) -> dict[str, Any]:
+        """Return what the manifest says of the sampler, known before it has run."""
+        return {
+            "scheduler_class": type(self.scheduler).__name__,
+            "scheduler_config": json.loads(self.scheduler.to_json_string()),
+        }
+
+    def describe(self, count: int) -> dict[str, Any]:
+        """Return what the manifest says of this run when it is done."""
+        return self.describe_sampler() | {
+            "timesteps": self.timesteps,
+            "nfe": self.nfe,
+            "guidance_evaluations": self.guidance_evaluations,
+            "seconds": round(self.seconds, 3),
+            "images_per_second": round(count / self.seconds, 3) if self.seconds else None,
+            "non_finite_images": self.non_finite,
+            "frechet_distance": self.frechet_distance,
+            "corrections": self.corrections,
+        }
+
+
+def plan_runs(config: GenerateConfig, model: LoadedModel, notes: list[str]) -> list[RunResult]:
+    """Build the sampler of each run, and see that it accepts the number of steps.
+
+    Args:
+        config: The job.
+        model: Its model.
+        notes: Lines that a user should read are added here.
+
+    Raises:
+        LMLError: If a sampler cannot be built as asked.
+    """
+    runs = []
+    with without_known_warnings():
+        for name in run_names(config):
+            with_lml = config.lml and name != "plain"
+            scheduler = _build(config, model, notes, with_lml=with_lml)
+            try:
+                # A pipeline may compute its own grid (mu, sigmas) when it runs.
+                if model.shape is not None:
+                    scheduler.set_timesteps(config.steps)
+            except LMLError:
+                raise
+            except (ValueError, IndexError) as error:
+                reason = " ".join(str(error).split())
+                raise LMLError(
+                    f"steps={config.steps} is refused by {config.scheduler} ({reason}); give another number of steps."
+                ) from error
+            runs.append(RunResult(name, scheduler))
+    return runs
+
+
+def _build(config: GenerateConfig, model: LoadedModel, notes: list[str], *, with_lml: bool) -> Any:
+    from lmlangevin.schedulers.names import build_scheduler
+    from lmlangevin.schedulers.presets import find_preset
+
+    overrides: dict[str, Any] = {}
+    if config.flow_shift is not None:
+        overrides["shift"] = config.flow_shift
+        if model.scheduler_config.get("use_dynamic_shifting"):
+            # Shift by the image's size would take the place of the number that was given.
+            overrides["use_dynamic_shifting"] = False
+    plain = build_scheduler(config.scheduler, model.scheduler_config, grid=config.grid, lml=None, **overrides)
+    if not with_lml:
+        return plain
+    keys = config.lml_keys()
+    by_preset = config.control == "constant" and config.gain is None and config.kappa is None and config.damping is None
+    if by_preset and not model.measured:
+        half = find_preset(type(plain), plain.config, halved=True)
+        keys |= {"gain": half.gain, "preset": half.label}
+        notes.append(
+            f"The presets were measured on unconditional pixel models; {model.family} gets half of its scheduler's, "
+            f"gain {half.gain:g}. Give --gain to choose it yourself."
+        )
+    made = build_scheduler(config.scheduler, model.scheduler_config, grid=config.grid, lml=keys, **overrides)
+    if by_preset and made.config.gain == 0:
+        notes.append(
+            f"The measured gain of {config.scheduler} on this grid is 0, which is the plain sampler. Give --gain to "
+            "try one, or another scheduler such as deis or euler."
+        )
+    return made
