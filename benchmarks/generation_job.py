@@ -45,8 +45,8 @@ def command(out: Path, count: int, batch: int, *options: str) -> list[str]:
     return ["generate", "--timestep-spacing", "trailing", *sizes, *options, "--out", str(out)]
 
 
-def start(arguments: list[str], processes: int = 1) -> subprocess.Popen[str]:
-    """Start `lml`, alone or under the launcher."""
+def start(arguments: list[str], processes: int = 1, threads: int | None = None) -> subprocess.Popen[str]:
+    """Start `lml`, alone or under the launcher; None leaves the threads of each process to torch."""
     if processes == 1:
         line = [sys.executable, "-m", "lmlangevin", *arguments]
     else:
@@ -57,7 +57,8 @@ def start(arguments: list[str], processes: int = 1) -> subprocess.Popen[str]:
         line = [str(Path(sys.executable).with_name("accelerate")), "launch", "--multi_gpu", "--num_machines", "1"]
         line += ["--num_processes", str(processes), "--main_process_port", str(port), "--mixed_precision", "no"]
         line += ["--dynamo_backend", "no", "-m", "lmlangevin", *arguments]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
+    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -194,14 +195,14 @@ def peak_memory(process: subprocess.Popen[str]) -> float:
     return max(marks.values()) / 1024
 
 
-def memory(counts: list[int], processes: list[int], batch: int) -> dict[str, Any]:
+def memory(counts: list[int], processes: list[int], batch: int, threads: int) -> dict[str, Any]:
     """Measure jobs of several sizes, and draw the line to 50,000 images."""
     rows = []
     for number in processes:
         for count in counts:
             folder = Path(tempfile.mkdtemp(prefix="lml-memory-"))
             began = time.perf_counter()
-            job = start(command(folder / "job", count, batch, "--nfe", "8"), number)
+            job = start(command(folder / "job", count, batch, "--nfe", "8"), number, threads)
             peak = peak_memory(job)
             finish(job)
             seconds = time.perf_counter() - began
@@ -255,11 +256,12 @@ def main() -> None:
     large.add_argument("--num-images", type=int, nargs="+", default=[1000, 10_000])
     large.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     large.add_argument("--batch-size", type=int, default=32)
+    large.add_argument("--threads", type=int, default=1, help="torch threads of each process")
     asked = parser.parse_args()
     if asked.part == "kill":
         merge("kill", kill(asked.num_images, asked.batch_size, asked.steps, asked.kills))
     else:
-        merge("memory", memory(asked.num_images, asked.processes, asked.batch_size))
+        merge("memory", memory(asked.num_images, asked.processes, asked.batch_size, asked.threads))
 
 
 if __name__ == "__main__":

@@ -55,15 +55,24 @@ def test_every_result_file_says_how_it_was_made() -> None:
     assert results
     for path in results:
         record = json.loads(path.read_text(encoding="utf-8"))
-        assert record["command"].startswith("python benchmarks/")
+        assert record["command"].startswith(("python benchmarks/", "lml bench --suite "))
         assert {"torch", "diffusers", "lmlangevin"} <= set(record["versions"])
         assert "first_seed" in record
+
+
+def test_the_benchmark_page_is_that_of_the_result_files() -> None:
+    from lmlangevin.bench.page import render_page
+    from lmlangevin.bench.suite import load_suite
+
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    text = render_page(load_suite("paper"), ROOT / "benchmarks" / "results")
+    assert page == text, "run lml bench --suite paper --page docs/benchmarks.md: the page is out of date"
 
 
 def test_help_names_every_command() -> None:
     shown = CliRunner().invoke(cli, ["--help"])
     assert shown.exit_code == 0
-    assert all(name in shown.output for name in ("generate", "info"))
+    assert all(name in shown.output for name in ("bench", "fid", "generate", "info"))
 
 
 def test_the_presets_are_those_of_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
