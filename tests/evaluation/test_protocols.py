@@ -19,10 +19,10 @@ def test_the_protocols_are_complete() -> None:
         assert find_protocol(name) is protocol
         assert protocol.name == name
         assert all((protocol.resize, protocol.reference, protocol.source))
-    assert [p.num_images for p in PROTOCOLS.values()] == [50_000, 50_000, 50_000, 10_000]
+    assert [p.num_images for p in PROTOCOLS.values()] == [50_000, 50_000, 50_000, 30_000]
     assert [p.rule for p in PROTOCOLS.values()] == ["", "tf", "pytorch", "tf"]
     assert [p.label for p in PROTOCOLS.values()] == ["FD", "FID", "FID", "FID"]
-    assert PROTOCOLS["lml-coco"].size == 256
+    assert PROTOCOLS["lml-coco"].size == 512
 
 
 def test_the_word_of_the_shipped_statistics_is_the_name_of_their_protocol() -> None:
@@ -68,7 +68,7 @@ def test_protocols_that_contradict_themselves_are_refused(changes: dict[str, Any
 
 def test_another_number_of_images_is_a_note() -> None:
     protocol = find_protocol("lml-coco")
-    assert count_note(protocol, 10_000) is None
+    assert count_note(protocol, 30_000) is None
     for count in (500, 20_000):
-        note = f"{count} images where the protocol has 10000: compare only with results of the same N."
+        note = f"{count} images where the protocol has 30000: compare only with results of the same N."
         assert count_note(protocol, count) == note

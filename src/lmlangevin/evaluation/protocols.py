@@ -114,12 +114,12 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             Protocol(
                 name="lml-coco",
                 extractor="inception",
-                num_images=10_000,
+                num_images=30_000,
                 preparation=Preparation.CROP,
-                size=256,
+                size=512,
                 rule="tf",
                 resize=(
-                    "centre-cropped to a square, Pillow's antialiased bicubic to 256x256, rounded to uint8; then as "
+                    "centre-cropped to a square, Pillow's antialiased bicubic to 512x512, rounded to uint8; then as "
                     f"tf-fid: {_TF_RULE}"
                 ),
                 reference="your copy of the MS-COCO val2014 images, prepared in the same way",
