@@ -35,6 +35,7 @@ class Cell:
         gain: Constant gain of LML; 0 is the plain sampler.
         eta: Noise that DDIM injects, 0 to 1.
         release: `dtype@lambda` of the paper's release, or empty.
+        control: Name of a control that chooses the gain, such as `"adaptive"`, or empty.
     """
 
     sampler: str
@@ -44,12 +45,15 @@ class Cell:
     gain: float = 0.0
     eta: float = 0.0
     release: str = ""
+    control: str = ""
 
     @property
     def variant(self) -> str:
-        """What is done to the sampler: `plain`, `gain=0.3`, `eta=1` or `release=float32@0.001`."""
+        """What is done to the sampler: `plain`, `gain=0.3`, `eta=1`, `release=float32@0.001` or `control=adaptive`."""
         if self.release:
             return f"release={self.release}"
+        if self.control:
+            return f"control={self.control}"
         if self.eta:
             return f"eta={self.eta:g}"
         return f"gain={self.gain:g}" if self.gain else "plain"
@@ -64,7 +68,9 @@ class Cell:
         """Return the cell of a key."""
         sampler, grid, final, nfe, variant = key.split("|")
         kind, _, value = variant.partition("=")
-        extra: dict[str, Any] = {} if kind == "plain" else {kind: value if kind == "release" else float(value)}
+        extra: dict[str, Any] = (
+            {} if kind == "plain" else {kind: value if kind in ("release", "control") else float(value)}
+        )
         return cls(sampler, grid, final, int(nfe), **extra)
 
 

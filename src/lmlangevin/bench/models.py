@@ -42,7 +42,7 @@ def build(cell: Cell, **lml: Any) -> Any:
         **lml: LML keys beside those of the cell; any make it an LML scheduler.
     """
     entry = find_scheduler(cell.sampler)
-    keys = ({"gain": cell.gain} if cell.gain else {}) | lml
+    keys = ({"gain": cell.gain} if cell.gain else {}) | ({"control": cell.control} if cell.control else {}) | lml
     if cell.release:
         keys = {"gain": 1.0, "placement": "reference"}
     with without_known_warnings():

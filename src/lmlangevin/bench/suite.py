@@ -9,7 +9,7 @@ samplers = ["ddim", "dpmpp-2m"]  # names of `lml info`
 grids = ["default", "karras"]    # or "all"; "best": the best plain grid of the part that `best_of` names
 finals = ["zero"]                # where the last step ends: "zero", "min", or both
 nfe = [6, 10]                    # network evaluations
-arms = ["plain", "preset"]       # also "gain=0.3", "eta=1" (DDIM), "release=float32" (the paper's release)
+arms = ["plain", "preset"]       # also "control=adaptive", "gain=0.3", "eta=1" (DDIM), "release=float32" (the paper's)
 blocks = 3                       # disjoint blocks of seeds
 images = 128                     # images a block
 first_seed = 1500000
@@ -35,6 +35,7 @@ from lmlangevin.bench.cells import (
     offered_grids,
     preset_gain,
 )
+from lmlangevin.core.damping import ADAPTIVE
 from lmlangevin.core.errors import LMLError
 from lmlangevin.schedulers.names import SIGMA_GRIDS, VP_GRIDS, SchedulerName, find_scheduler
 
@@ -151,6 +152,8 @@ class Part:
             return None
         if kind == "gain":
             return dataclasses.replace(cell, gain=float(value))
+        if kind == "control":
+            return None if entry.stochastic else dataclasses.replace(cell, control=value)
         if kind == "preset":
             gain = self.gains.get(cell.sampler, preset_gain(cell))
             return None if gain is None else dataclasses.replace(cell, gain=gain)
@@ -282,6 +285,8 @@ def _parse_arm(part: Part, arm: str) -> tuple[str, str]:
     try:
         if kind in ("plain", "preset") and not value:
             return kind, ""
+        if kind == "control" and value == ADAPTIVE:
+            return kind, value
         if kind in ("gain", "eta") and abs(float(value)) <= 10:
             return kind, value
         if kind == "release":
@@ -291,6 +296,6 @@ def _parse_arm(part: Part, arm: str) -> tuple[str, str]:
     except ValueError:
         pass
     raise LMLError(
-        f"arms={arm!r} in part {part.name!r} is unknown; give plain, preset, gain=0.3, eta=1, release=float32 or "
-        "release=float64@0.001."
+        f"arms={arm!r} in part {part.name!r} is unknown; give plain, preset, control=adaptive, gain=0.3, eta=1, "
+        "release=float32 or release=float64@0.001."
     )

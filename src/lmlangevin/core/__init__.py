@@ -1,17 +1,22 @@
 """The method: pure functions and small frozen values on tensors of any event shape. Imports torch alone."""
 
+from lmlangevin.core.adaptive import Adapted, AdaptiveConstants, AdaptiveState, adapt
 from lmlangevin.core.config import LMLConfig
 from lmlangevin.core.correction import LMLInfo, LMLState, correct, lm_direction
 from lmlangevin.core.damping import Damping, History, controller_names, register_controller
 from lmlangevin.core.errors import LMLError
 
 __all__ = [
+    "AdaptiveConstants",
+    "AdaptiveState",
+    "Adapted",
     "Damping",
     "History",
     "LMLConfig",
     "LMLError",
     "LMLInfo",
     "LMLState",
+    "adapt",
     "controller_names",
     "correct",
     "lm_direction",

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 
+from lmlangevin.core.errors import LMLError
+
 if TYPE_CHECKING:
     from lmlangevin.core.config import LMLConfig
     from lmlangevin.core.correction import LMLInfo
@@ -70,13 +72,26 @@ def register_controller(name: str, *, depth: int = 1) -> Callable[[Controller], 
     return decorate
 
 
+ADAPTIVE = "adaptive"
+"""The control that also looks at the solver's position, and corrects it: `core.adaptive`, which has its own loop."""
+
+
 def controller_names() -> tuple[str, ...]:
-    """Return the registered names, in the order of registration."""
-    return tuple(_CONTROLLERS)
+    """Return the names that `LMLConfig(control=)` takes: those registered, in that order, and `"adaptive"`."""
+    return (*_CONTROLLERS, ADAPTIVE)
 
 
 def get_controller(name: str) -> tuple[Controller, int]:
-    """Return (controller, depth) of a registered name."""
+    """Return (controller, depth) of a registered name.
+
+    Raises:
+        LMLError: For `"adaptive"`, which no correction of a prediction alone can do.
+    """
+    if name == ADAPTIVE:
+        raise LMLError(
+            "control='adaptive' needs the solver's position beside its prediction; call lmlangevin.core.adapt in place "
+            "of correct, or give control='constant'."
+        )
     return _CONTROLLERS[name]
 
 

@@ -152,13 +152,22 @@ def _make(base: type) -> type:
     @functools.wraps(parent.set_timesteps)
     def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
         self._lml_begin_run()
-        return parent.set_timesteps(self, *args, **kwargs)
+        result = parent.set_timesteps(self, *args, **kwargs)
+        if self.config.lml_enabled and self.config.control == "adaptive":
+            self._lml_plan_adaptive()
+        return result
 
     @functools.wraps(parent.step)
     def step(self: Any, model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
         if not self._lml_active or getattr(self, "num_inference_steps", None) is None:
             return parent.step(self, model_output, timestep, sample, *args, **kwargs)
         self._lml_count_step()
+        if self.config.control == "adaptive":
+            _check_arguments(parent.step, (model_output, timestep, sample, *args), kwargs)
+            model_output, sample = self._lml_adapted(model_output, timestep, sample)
+            result = parent.step(self, model_output, timestep, sample, *args, **kwargs)
+            self._lml_output = result[0]
+            return result
         if self.config.placement == "score" or is_flow:
             corrected = self._lml_corrected_output(model_output, timestep, sample)
             return parent.step(self, corrected, timestep, sample, *args, **kwargs)
@@ -199,6 +208,17 @@ def _corrected_update(parent: Any, name: str) -> Any:
         return self._lml_dpm_update(functools.partial(original, self), outputs, sample, noise)
 
     return update
+
+
+def _check_arguments(step: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse arguments of a step that make it draw noise."""
+    given = inspect.signature(step).bind(None, *args, **kwargs).arguments
+    for name in ("eta", "s_churn"):
+        if given.get(name):
+            raise LMLError(
+                f"{name}={given[name]} makes the solver draw noise, which control='adaptive' would take for an error "
+                f"and repair; give {name}=0, or control='constant'."
+            )
 
 
 def _add_to_previous(result: Any, increment: Any) -> Any:

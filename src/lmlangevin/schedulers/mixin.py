@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmlangevin.core import LMLConfig, LMLError, LMLInfo, LMLState, correct
+from lmlangevin.core import AdaptiveState, LMLConfig, LMLError, LMLInfo, LMLState, adapt, correct
 from lmlangevin.schedulers import presets
-from lmlangevin.schedulers.noise import alpha_bar, noise_coordinates
+from lmlangevin.schedulers.levels import Level, draws_noise, find_index, run_levels
+from lmlangevin.schedulers.noise import alpha_bar, noise_coordinates, prediction_from_noise
 
 PLACEMENTS = ("score", "reference")
 FLOW_EULER = "FlowMatchEulerDiscreteScheduler"
@@ -64,10 +65,26 @@ class LMLSchedulerMixin:
                 "skip_prk_steps=False makes PNDM evaluate the network four times an interval, and LML's history would "
                 "mix them; give skip_prk_steps=True."
             )
+        if config.control == "adaptive":
+            self._check_adaptive()
         self._lml_resolve_preset()
         self._lml_config = self._lml_read_config()
         self.lml_history = []
         self._lml_reset()
+
+    def _check_adaptive(self) -> None:
+        """Refuse what the adaptive control would take for an error of the solver and repair."""
+        if self.config.placement != "score":
+            raise LMLError(
+                f"placement={self.config.placement!r} is the paper's, with constant damping; give placement='score' "
+                "with control='adaptive'."
+            )
+        for name in ("clip_sample", "thresholding"):
+            if self.config.get(name):
+                raise LMLError(
+                    f"{name}=True changes what the network predicts within the step, which control='adaptive' would "
+                    f"take for an error and repair; give {name}=False, or control='constant'."
+                )
 
     def _lml_resolve_preset(self) -> None:
         """Write the preset's gain into the configuration where the user gave none, with the preset's label."""
@@ -133,11 +150,16 @@ class LMLSchedulerMixin:
 
     def _lml_reset(self) -> None:
         self._lml_state = LMLState()
+        self._lml_adaptive = AdaptiveState()
+        self._lml_output: Tensor | None = None
         self._lml_calls = 0
+        self._lml_first = 0
 
     def _reset_stateful_cache(self) -> None:
         """Free the kept predictions; diffusers calls this when a pipeline has finished."""
         self._lml_state = LMLState()
+        self._lml_adaptive = AdaptiveState()
+        self._lml_output = None
 
     def _lml_begin_run(self) -> None:
         # The configuration may have been changed through register_to_config since the last run.
@@ -167,6 +189,66 @@ class LMLSchedulerMixin:
         if self.config.record:
             self.lml_history.append(info)
         return corrected
+
+    # The adaptive control -------------------------------------------------------------------------------------------
+
+    def _lml_plan_adaptive(self) -> None:
+        """Read the run's levels, once: after `set_timesteps`, and never in a step."""
+        self._lml_levels: list[Level] = run_levels(self)
+        self._lml_timesteps: list[float] = self.timesteps.tolist()
+        if draws_noise(self, self._lml_base.step, self.timesteps):
+            raise LMLError(
+                f"control='adaptive' repairs what a solver of the ODE missed, and {self._lml_base.__name__} draws "
+                "noise in its steps; give control='constant', or a solver without noise such as "
+                "DPMSolverMultistepScheduler."
+            )
+
+    def _lml_adapted(self, model_output: Tensor, timestep: Any, sample: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the network's output and the sample that the solver is to see."""
+        channels = sample.shape[1]
+        learned = model_output.ndim == sample.ndim and model_output.shape[1] == 2 * channels
+        prediction = model_output[:, :channels] if learned else model_output
+        n, _ = noise_coordinates(self, prediction, timestep, sample)
+        index = self._lml_index(timestep)
+        level, following = self._lml_levels[index], self._lml_levels[index + 1]
+        wide = torch.promote_types(sample.dtype, torch.float32)
+        adapted = adapt(
+            n,
+            sample.to(wide) / level.scale,
+            level.value,
+            following.value,
+            self._lml_adaptive,
+            log=level.log,
+            untouched=self._lml_untouched(sample),
+        )
+        self._lml_adaptive = adapted.state
+        if self.config.record:
+            self.lml_history.append(adapted.info)
+        if adapted.prediction is None or adapted.shift is None:
+            return model_output, sample
+        moved = sample.to(wide) + level.scale * adapted.shift
+        corrected = prediction_from_noise(self, adapted.prediction, timestep, moved).to(prediction.dtype)
+        output = torch.cat([corrected, model_output[:, channels:]], dim=1) if learned else corrected
+        return output, moved.to(sample.dtype)
+
+    def _lml_index(self, timestep: Any) -> int:
+        scheduler: Any = self
+        if not hasattr(scheduler, "step_index"):
+            if self._lml_calls == 1:
+                self._lml_first = find_index(self.timesteps, self._lml_timesteps, timestep)
+            return self._lml_first + self._lml_calls - 1
+        if scheduler.step_index is None:
+            # The base does this at the top of its step; done here it is not done twice.
+            scheduler._init_step_index(timestep)
+        index: Any = scheduler.step_index
+        return index
+
+    def _lml_untouched(self, sample: Tensor) -> Tensor | None:
+        """Return per sample whether it is what the last step returned; None where it is the very same tensor."""
+        last = self._lml_output
+        if last is None or sample is last or last.shape != sample.shape or last.device != sample.device:
+            return None
+        return (sample == last).flatten(1).all(dim=1)
 
     # The two placements ---------------------------------------------------------------------------------------------
 

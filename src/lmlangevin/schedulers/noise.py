@@ -78,3 +78,19 @@ def noise_coordinates(
     if kind == "v_prediction":
         return alpha * prediction + sigma * x, 1 / alpha
     return (x - alpha * prediction) / sigma, -sigma / alpha
+
+
+def prediction_from_noise(scheduler: Any, n: Tensor, timestep: Any, sample: Tensor) -> Tensor:
+    """Return the prediction that implies a noise: the inverse of `noise_coordinates`, for a sample that may have moved.
+
+    Args:
+        scheduler: The LML scheduler.
+        n: The noise, or a flow's velocity, (batch, *event).
+        timestep: The step's timestep.
+        sample: The solver's sample that the prediction is to belong to, of the same shape.
+    """
+    kind = getattr(scheduler.config, "prediction_type", "epsilon")
+    if kind in DIRECT:
+        return n
+    alpha, sigma, x = signal_and_noise(scheduler, timestep, sample)
+    return (n - sigma * x) / alpha if kind == "v_prediction" else (x - sigma * n) / alpha

@@ -1,0 +1,266 @@
+"""Adaptive control: every step is judged by the prediction that comes after it, and what it missed is made good.
+
+In y = x / alpha and s = sigma / alpha the sampling ODE is dy/ds = n, and with the data prediction X = y - s n, which
+moves far more slowly than n,
+
+    y(b) = (b/a) y(a) + b * integral of X(s) / s^2 from b to a        (exact, for levels a and b)
+
+A solver had to extrapolate X over its last step. Once the next prediction has come, X can be interpolated there
+instead, through the last three levels, in log s. What the interpolation says beyond where the solver stands is the
+step's *defect* e. It is used twice:
+
+1. Repair. The position is moved by e. Which n belongs to the moved position depends on what e is made of. If it is
+   noise, the data prediction does not change, and n changes by e/s; if it is signal, n does not change. Errors of a
+   network are uncorrelated from step to step, and the changes of n that make a trajectory curve are not, so the cosine
+   c between the last two changes of n tells them apart: n moves by (1 - max(c, 0)) e/s. A wrong share of signal would
+   be amplified by the next step, so that share is bounded by the length of that step.
+2. Forecast. A defect that keeps its direction from step to step will come again, and is corrected in advance: n moves
+   by the defect's slope, times the cosine between the last two of them. This is the Levenberg-Marquardt idea of trust:
+   the correction grows while what was predicted is what is realised, and vanishes otherwise.
+
+For a first-order solver both directions are that of n_i - n_{i-1}, the one that the rank-one LML turns n along; for a
+multistep solver they are what its own extrapolation left over, so nothing is counted twice. The solver, its grid and
+its number of steps are not known here: only predictions, positions and levels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lmlangevin.core.correction import LMLInfo
+from lmlangevin.core.lowrank import scalar_dtype
+
+
+@dataclass(frozen=True)
+class AdaptiveConstants:
+    """The constants of the adaptive control: one set, the same for every model and sampler.
+
+    Args:
+        forecast: Share of the expected defect that is corrected in advance, 0 to 1.
+        growth: Largest growth of a defect from one step to the next that is believed.
+        feedback: Bound on how much the next step may amplify a defect that was taken for signal and was noise.
+    """
+
+    forecast: float = 0.7
+    growth: float = 1.5
+    feedback: float = 2.0
+
+
+class AdaptiveState(NamedTuple):
+    """What the control remembers between the steps of one run; `AdaptiveState()` starts one.
+
+    Attributes:
+        levels: The last two distinct levels s, newest first.
+        logs: The logarithms of the levels' noise-to-signal ratios, newest first.
+        data: Data predictions X at those levels, as they came.
+        predictions: Predictions n at those levels, as they came.
+        position: The repaired position y at the newest level.
+        slope: The last defect's slope, what was forecast of it included; None before the second level.
+        forecast: What the newest prediction was moved by in advance; None for nothing.
+    """
+
+    levels: tuple[float, ...] = ()
+    logs: tuple[float, ...] = ()
+    data: tuple[Tensor, ...] = ()
+    predictions: tuple[Tensor, ...] = ()
+    position: Tensor | None = None
+    slope: Tensor | None = None
+    forecast: Tensor | None = None
+
+
+class Adapted(NamedTuple):
+    """The result of a step.
+
+    Attributes:
+        prediction: The prediction n that the solver is to see, in float32 or wider; None where it stays as it is.
+        shift: What the position y is to be moved by before the solver's step, likewise.
+        state: The next state.
+        info: What was done.
+    """
+
+    prediction: Tensor | None
+    shift: Tensor | None
+    state: AdaptiveState
+    info: LMLInfo
+
+
+def interpolation_weights(logs: tuple[float, ...], start: float, end: float) -> list[float]:
+    """Return the weights w of  integral of X(s)/s^2 ds  =  sum_i w_i X_i,  X interpolated in log s through its nodes.
+
+    Args:
+        logs: Logarithms of the nodes, two or three, distinct.
+        start: Logarithm of the level the integral starts from.
+        end: Logarithm of the level it ends at; the sign is that of an integral from `end` to `start`.
+
+    Returns:
+        One weight a node; their sum is exp(-end) - exp(-start).
+    """
+
+    def primitive(coefficients: tuple[float, float, float], w: float) -> float:
+        # of (c0 + c1 w + c2 w^2) exp(-w), with w counted from `end` so that no digits are lost at large logarithms
+        c0, c1, c2 = coefficients
+        return -math.exp(-w) * (c0 + c1 * (w + 1) + c2 * (w * w + 2 * w + 2))
+
+    nodes = [log - end for log in logs]
+    weights = []
+    for i, node in enumerate(nodes):
+        others = [other for j, other in enumerate(nodes) if j != i]
+        if len(others) == 1:
+            (p,) = others
+            scale = 1 / (node - p)
+            polynomial = (-p * scale, scale, 0.0)
+        else:
+            p, q = others
+            scale = 1 / ((node - p) * (node - q))
+            polynomial = (p * q * scale, -(p + q) * scale, scale)
+        weights.append(math.exp(-end) * (primitive(polynomial, start - end) - primitive(polynomial, 0.0)))
+    return weights
+
+
+def adapt(
+    prediction: Tensor,
+    position: Tensor,
+    level: float,
+    next_level: float,
+    state: AdaptiveState,
+    *,
+    log: float | None = None,
+    untouched: Tensor | None = None,
+    constants: AdaptiveConstants = AdaptiveConstants(),
+) -> Adapted:
+    """Judge the last step by this prediction, and correct this one.
+
+        state = AdaptiveState()
+        for each step:
+            adapted = adapt(n, y, s, s_next, state)      # then give the solver y + shift and the adapted prediction
+
+    Args:
+        prediction: n: the noise of a variance-preserving model or the velocity of a flow, (batch, *event).
+        position: y = x / alpha of that model, or x of a flow; the same shape.
+        level: s = sigma / alpha, or a flow's sigma in (0, 1].
+        next_level: The level that the solver steps to.
+        state: What the step before returned.
+        log: Logarithm of the noise-to-signal ratio at this level; by default that of `level`. A flow's is
+            log(s / (1 - s)).
+        untouched: (batch,) bool: whether the position is where the solver left it. A pipeline that blends a sample with
+            something else between steps (inpainting) moves it, and that is no defect. None: all of them.
+        constants: The constants.
+
+    Returns:
+        An `Adapted`. Nothing is read back from a device, and samples of a batch do not influence each other.
+    """
+    work = torch.promote_types(prediction.dtype, torch.float32)
+    n, y = prediction.detach().to(work), position.detach().to(work)
+    if state.levels and state.data[0].shape != n.shape:
+        state = AdaptiveState()
+    log = math.log(max(level, 1e-30)) if log is None else log
+    if level <= 0 or not math.isfinite(log):
+        return Adapted(None, None, AdaptiveState(), _nothing(n))
+    x = torch.add(y, n, alpha=-level)
+    if not state.levels or abs(log - state.logs[0]) < _SAME_LEVEL:
+        # The first level, or the same once more (a Runge-Kutta start, a rounded grid): this prediction replaces that.
+        levels, logs = (level, *state.levels[1:]), (log, *state.logs[1:])
+        data, predictions = (x, *state.data[1:]), (n.clone(), *state.predictions[1:])
+        return Adapted(None, None, AdaptiveState(levels, logs, data, predictions, y), _nothing(n))
+
+    previous = state.levels[0]
+    logs = (log, *state.logs)
+    weights = interpolation_weights(logs, logs[1], log)
+    # So that the weights of a constant are exact whatever was rounded or capped in the logarithms.
+    total = (1 / level - 1 / previous) / sum(weights)
+    defect = (state.position * (level / previous)).sub_(y)  # type: ignore[operator]
+    for weight, value in zip(weights, (x, *state.data), strict=True):
+        defect.add_(value, alpha=weight * total * level)
+
+    stride, ahead = logs[1] - log, _stride_ahead(level, next_level)
+    share = _signal_share(n, state.predictions)
+    belief = constants.forecast
+    if ahead:
+        # The next step amplifies what was wrongly taken for signal by about s/s_next - 1, and a longer step than the
+        # last one carries every change of X further than it was measured.
+        stretch = min(1.0, abs(stride / ahead))
+        share = (share * stretch).clamp(max=constants.feedback / math.expm1(abs(ahead)))
+        belief *= stretch
+    slope = defect / (level - previous)
+    if state.forecast is not None:
+        slope.add_(state.forecast)
+    if untouched is not None:
+        # Someone else moved the sample: the last step cannot be judged, and nothing follows from it.
+        defect, slope = (torch.where(_column(untouched, n), value, 0) for value in (defect, slope))
+    moved = torch.addcmul(n, defect, _column((1 - share) / level, n))
+    forecast = None
+    if state.slope is not None and belief:
+        forecast = slope * _column(belief * _persistence(slope, state.slope, constants.growth), n)
+        moved = moved.add_(forecast)
+
+    # Never NaN from a finite input: an overflow in any scalar leaves the sample as it came.
+    finite = _column(
+        torch.isfinite(share) & torch.isfinite(_dot(moved, moved)) & torch.isfinite(_dot(defect, defect)), n
+    )
+    moved, defect = torch.where(finite, moved, n), torch.where(finite, defect, 0)
+    forecast = None if forecast is None else torch.where(finite, forecast, 0)
+    following = AdaptiveState(
+        (level, previous),
+        logs[:2],
+        (x, state.data[0]),
+        (n.clone(), state.predictions[0]),
+        y + defect,
+        slope,
+        forecast,
+    )
+    return Adapted(moved, defect, following, _describe(n, moved, state.predictions[0]))
+
+
+_SAME_LEVEL = 1e-7
+"""Difference of logarithms under which two levels are one."""
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.linalg.vecdot(a.flatten(1), b.flatten(1)).to(scalar_dtype(a.device))
+
+
+def _column(value: Tensor, like: Tensor) -> Tensor:
+    """Shape one value a sample so that it multiplies `like`."""
+    value = value if value.dtype == torch.bool else value.to(like.dtype)
+    return value.view((-1,) + (1,) * (like.ndim - 1))
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Return the cosine of every sample's angle, 0 where a length is 0."""
+    product = _dot(a, b) * torch.rsqrt(_dot(a, a) * _dot(b, b))
+    return torch.where(torch.isfinite(product), product, 0).clamp(-1, 1)
+
+
+def _signal_share(n: Tensor, predictions: tuple[Tensor, ...]) -> Tensor:
+    if len(predictions) < 2:
+        return torch.zeros(n.shape[0], dtype=scalar_dtype(n.device), device=n.device)
+    return _cosine(n - predictions[0], predictions[0] - predictions[1]).clamp(min=0)
+
+
+def _persistence(slope: Tensor, before: Tensor, growth: float) -> Tensor:
+    ratio = torch.sqrt(_dot(slope, slope) / _dot(before, before))
+    ratio = torch.where(torch.isfinite(ratio), ratio, 0).clamp(max=growth)
+    return _cosine(slope, before).clamp(min=0) * ratio
+
+
+def _stride_ahead(level: float, next_level: float) -> float:
+    """Return log(level / next), 0 for a step to zero or none, which extrapolates nothing."""
+    return math.log(level / next_level) if 0 < next_level and next_level != level else 0.0
+
+
+def _nothing(n: Tensor) -> LMLInfo:
+    zeros = torch.zeros(n.shape[0], dtype=scalar_dtype(n.device), device=n.device)
+    return LMLInfo(zeros[:, None], zeros, torch.ones_like(zeros, dtype=torch.bool))
+
+
+def _describe(n: Tensor, moved: Tensor, previous: Tensor) -> LMLInfo:
+    """Return the equivalent rank-one gain, least squares along n_{i-1} - n_i, and the angle of the correction."""
+    change, direction = moved - n, previous - n
+    gain = -_dot(change, direction) / _dot(direction, direction)
+    angle = torch.acos(_cosine(n, moved))
+    return LMLInfo(torch.where(torch.isfinite(gain), gain, 0)[:, None], angle, (change == 0).flatten(1).all(1))
