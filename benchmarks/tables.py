@@ -1,4 +1,4 @@
-"""Write the tables of README.md from the result files: `python benchmarks/tables.py` (`--check` only compares)."""
+"""Write the tables of README.md and of docs from the result files: `python benchmarks/tables.py` (`--check` only compares)."""
 
 from __future__ import annotations
 
@@ -66,8 +66,35 @@ def preset_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"analytic": analytic_table, "embedded": embedded_table, "presets": preset_table}
-FILES = [ROOT / "README.md", ROOT / "docs" / "presets.md"]
+def jobs_table() -> str:
+    """Memory and time of large generation jobs."""
+    job = json.loads((RESULTS / "generation_job.json").read_text())["memory"]
+    lines = [
+        "| processes | images | minutes | images a second | resident memory of the largest process | manifest |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in job["rows"]:
+        lines.append(
+            f"| {row['processes']} | {row['images']:,} | {row['seconds'] / 60:.1f} | {row['images_per_second']:.0f} "
+            f"| {row['peak_mib']:.0f} MiB | {row['manifest_bytes'] / 2**20:.1f} MiB |"
+        )
+    for row in job["estimates"]:
+        rate = row["images"] / row["hours"] / 3600
+        # A straight line through two measured peaks can fall; memory does not.
+        peak = max(row["peak_mib"], *(r["peak_mib"] for r in job["rows"] if r["processes"] == row["processes"]))
+        lines.append(
+            f"| {row['processes']} | {row['images']:,} (estimate) | {row['hours'] * 60:.0f} | {rate:.0f} "
+            f"| {peak:.0f} MiB | {row['manifest_mib']:.1f} MiB |"
+        )
+    note = (
+        f"{job['nfe']} evaluations an image, batches of {job['batch_size']}, one thread a process on "
+        f"{job['machine']['cores']} cores. The estimates are the straight lines through the rows above them."
+    )
+    return "\n".join([*lines, "", note, "", f"Made by `{job['command']}`."])
+
+
+TABLES = {"analytic": analytic_table, "embedded": embedded_table, "presets": preset_table, "jobs": jobs_table}
+FILES = [ROOT / "README.md", ROOT / "docs" / "presets.md", ROOT / "docs" / "generation.md"]
 
 
 def render(text: str) -> str:
