@@ -1,4 +1,4 @@
-"""Write the tables of README.md and of docs from the result files: `python benchmarks/tables.py` (`--check` only compares)."""
+"""Write the tables of README.md and docs from the result files: `python benchmarks/tables.py` (`--check` compares)."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ except ModuleNotFoundError as error:  # the core installs without the command's 
 
 from lmlangevin._version import __version__
 from lmlangevin.commands.bench import bench
+from lmlangevin.commands.calibrate import calibrate
 from lmlangevin.commands.fid import fid
 from lmlangevin.commands.generate import generate
 from lmlangevin.commands.info import info
@@ -75,6 +76,7 @@ def cli(context: click.Context) -> None:
 
     \b
     lml generate --compare --out demo    plain and corrected images on the same seeds
+    lml calibrate --out gains.json       a few-step schedule fitted to your model
     lml info                             schedulers, gains, models, versions
     """
     if context.invoked_subcommand is None:
@@ -82,6 +84,7 @@ def cli(context: click.Context) -> None:
 
 
 cli.add_command(bench)
+cli.add_command(calibrate)
 cli.add_command(fid)
 cli.add_command(generate)
 cli.add_command(info)

@@ -15,6 +15,9 @@ from lmlangevin.bench.cells import Cell
 from lmlangevin.bench.results import PartData, SuiteData, read_suite
 from lmlangevin.bench.runner import FORMAT, result_path
 from lmlangevin.bench.suite import Part, Suite
+from lmlangevin.calibration import CalibrationFile
+from lmlangevin.core import CalibratedSchedule
+from lmlangevin.schedulers.calibrations import FINGERPRINT_FIELDS
 
 Row = dict[str, Any]
 Edit = Callable[[Part, Cell, Row], Row | None]
@@ -129,6 +132,19 @@ def gaps(read: Callable[..., SuiteData]) -> PartData:
         return row
 
     return read(edit=removed).parts[0]
+
+
+@pytest.fixture
+def calibrations(monkeypatch: pytest.MonkeyPatch) -> CalibrationFile:
+    """The one calibration that there is: of the analytic model at 4 evaluations, flow matching and not."""
+    schedule = CalibratedSchedule((0.95, 0.7, 0.4, 0.15, 0.0), ((0.0,), (0.1,), (0.2,), (0.1,)))
+    found = CalibrationFile(schedule, dict.fromkeys(FINGERPRINT_FIELDS, 0) | {"steps": 4})
+
+    def find(model: str, steps: int, *, flow: bool) -> CalibrationFile | None:
+        return found if (model, steps) == ("analytic-cifar10", 4) else None
+
+    monkeypatch.setattr("lmlangevin.calibration.find_calibration", find)
+    return found
 
 
 class GreyModel:

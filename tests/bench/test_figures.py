@@ -9,7 +9,7 @@ import matplotlib
 import pytest
 from PIL import Image
 
-from lmlangevin.bench import figures
+from lmlangevin.bench import canvas, figures
 from lmlangevin.bench.image_rows import shown_samplers
 from lmlangevin.bench.results import SuiteData, read_suite
 from lmlangevin.bench.runner import FORMAT, result_path
@@ -102,7 +102,7 @@ def test_cells_without_finite_images_leave_a_gap_and_no_error(tmp_path: Path, gr
 
 
 def test_a_curve_that_leaves_the_picture_says_how_high_it_goes() -> None:
-    _, ((plain, lml),) = figures._axes(1, 2, height=3)
+    _, ((plain, lml),) = canvas.new_axes(1, 2, height=3)
     plain.plot([5, 10], [1.0, 0.5])
     lml.plot([5, 10], [400.0, 0.5], label="DDIM")
     figures._share_y([plain, lml])

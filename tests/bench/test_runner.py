@@ -15,8 +15,9 @@ from lmlangevin.bench.cells import Cell
 from lmlangevin.bench.models import AnalyticBench, EmbeddedBench, load_bench_model
 from lmlangevin.bench.runner import PartRun, best_grid, grid_ends, mean, plan, read_results, result_path
 from lmlangevin.bench.suite import Identity, Part, Suite
+from lmlangevin.calibration import CalibrationFile
 from lmlangevin.core import LMLError
-from lmlangevin.reference import linear_alphas_cumprod
+from lmlangevin.reference import GaussianMixture, linear_alphas_cumprod
 
 ANALYTIC = Part(
     name="a",
@@ -242,6 +243,59 @@ def test_the_embedded_model_uses_its_cache(tmp_path: Path, monkeypatch: pytest.M
     second = load_bench_model(part, tmp_path)
     monkeypatch.setattr(EmbeddedBench, "sample", None)
     assert torch.equal(second.solution(flow=False), solution)
+
+
+def save_mixture(file: Path, shape: tuple[int, ...] = (3, 32, 32), rank: int = 2) -> None:
+    factors = torch.randn(3, math.prod(shape), 4, generator=torch.Generator().manual_seed(7)) / 10
+    ones = torch.ones(3)
+    GaussianMixture.from_factors(ones, factors[..., 0], factors[..., 1 : 1 + rank], 0.01 * ones, shape).save(file)
+
+
+def test_a_mixture_from_a_file_is_measured_under_its_name_and_not_its_path(tmp_path: Path) -> None:
+    file = tmp_path / "held-out" / "mixture.safetensors"
+    part = dataclasses.replace(ANALYTIC, model=str(file), samplers=("ddim",), nfe=(3,), measures=("rmse",), images=4)
+    with pytest.raises(LMLError, match=r"is no file; give the path of a mixture\.safetensors"):
+        started(part, tmp_path)
+    file.parent.mkdir()
+    save_mixture(file, rank=2)
+    run = started(part, tmp_path)
+    assert run.run() == 2
+    record = content(tmp_path)
+    assert record["settings"]["model"] == "mixture:held-out" and str(tmp_path) not in json.dumps(record)
+    save_mixture(file, rank=1)  # of the same weights and means
+    with pytest.raises(LMLError, match="weights is"):
+        started(part, tmp_path)
+    save_mixture(file, shape=(1, 8, 8))
+    with pytest.raises(LMLError, match=r"shape \(1, 8, 8\); give one of \(3, 32, 32\)"):
+        started(part, tmp_path)
+
+
+def test_a_part_whose_model_can_be_made_is_left_out_until_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "mix" / "mixture.safetensors"
+    part = dataclasses.replace(ANALYTIC, name="h", model=str(file), make="python tools/fit_mixture.py --out mix")
+    suite = Suite("s", "S", (dataclasses.replace(ANALYTIC, samplers=("ddim",)), part))
+    assert runner.left_out(suite, []) == [part] and runner.left_out(suite, ["h"]) == []
+    assert [run.part.name for run in plan(suite, [], tmp_path, None, "x")] == ["a"]
+    with pytest.raises(LMLError, match=r"make it: python tools/fit_mixture\.py --out mix"):
+        plan(suite, ["h"], tmp_path, None, "x")
+
+
+def test_a_calibrated_cell_is_measured_again_once_its_calibration_is_another(
+    calibrations: CalibrationFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = ("plain", "control=calibrated")
+    part = dataclasses.replace(ANALYTIC, samplers=("euler",), nfe=(4,), images=4, measures=("rmse",), arms=arms)
+    assert started(part, tmp_path).run() == 2
+    record = content(tmp_path)
+    row = record["cells"]["euler|fitted||4|control=calibrated"]
+    assert len(row["calibration"]) == 16 and len(row["rmse"]) == 2
+    assert "calibration" not in record["cells"]["euler|linspace|zero|4|plain"]
+    assert list(record["ends"]) == ["euler|linspace|zero|4"]
+    assert started(part, tmp_path).missing() == []
+    other = dataclasses.replace(calibrations.schedule, gains=((0.0,), (0.2,), (0.2,), (0.1,)))
+    found = dataclasses.replace(calibrations, schedule=other)
+    monkeypatch.setattr("lmlangevin.calibration.find_calibration", lambda model, steps, *, flow: found)
+    assert [cell.grid for cell in started(part, tmp_path).missing()] == ["fitted"]
 
 
 def test_the_speed_is_measured_and_the_estimate_follows(folder: Path) -> None:

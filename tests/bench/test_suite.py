@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from lmlangevin.bench.cells import Cell, default_grid, finals_of, nearest_cost, offered_grids, preset_gain
+from lmlangevin.bench.cells import FITTED, Cell, default_grid, finals_of, nearest_cost, offered_grids, preset_gain
 from lmlangevin.bench.models import build
 from lmlangevin.bench.suite import Part, load_suite, suite_names
 from lmlangevin.core import LMLError
-from lmlangevin.schedulers.names import find_scheduler
+from lmlangevin.schedulers.names import SCHEDULERS, SIGMA_GRIDS, VP_GRIDS, find_scheduler
 
 
 def part(**changes: Any) -> Part:
@@ -38,6 +38,8 @@ def keys(what: Part, best: dict[str, str] | None = None) -> list[str]:
         Cell("dpm-3", "karras", "", 10, gain=-0.05),
         Cell("ddim", "trailing", "min", 8, eta=0.5),
         Cell("flow-euler", "shift-3", "", 8, release="float32@0.0008"),
+        Cell("unipc", "karras", "zero", 8, control="adaptive"),
+        Cell("euler", "fitted", "", 8, control="calibrated"),
     ],
 )
 def test_a_key_says_all_of_a_cell(cell: Cell) -> None:
@@ -45,7 +47,7 @@ def test_a_key_says_all_of_a_cell(cell: Cell) -> None:
 
 
 def test_the_suites_of_the_package_can_be_read_and_cover_what_they_name() -> None:
-    assert suite_names() == ["paper", "quick"]
+    assert suite_names() == ["control", "paper", "quick"]
     for name in suite_names():
         suite = load_suite(name)
         assert suite.name == name
@@ -59,6 +61,70 @@ def test_the_suites_of_the_package_can_be_read_and_cover_what_they_name() -> Non
     assert {c.nfe for c in cells if c.sampler == "unipc"} == {5, 6, 7, 8, 9, 10, 12, 15, 20, 30, 50, 100}
     assert {c.nfe for c in cells if c.sampler == "heun"} == {5, 7, 9, 11, 15, 19, 29, 49, 99}
     assert {c.final for c in cells if c.sampler == "euler"} == {"zero", "min"}
+
+
+def test_the_matrix_of_the_control_suite_is_the_one_that_is_asked_for() -> None:
+    suite = load_suite("control")
+    analytic, held_out, embedded = suite.parts
+    for matrix in (analytic, held_out):
+        cells = [cell for cell in matrix.cells() if cell.grid != FITTED]
+        plain = {cell for cell in cells if not cell.control}
+        assert {dataclasses.replace(cell, control="adaptive") for cell in plain} == {c for c in cells if c.control}
+        assert {cell.sampler for cell in cells} == set(SCHEDULERS) - {"heun", "sde-dpmpp-2m"}
+        assert {cell.nfe for cell in cells} == {5, 6, 8, 10, 15, 20, 30, 50}
+        assert {cell.grid for cell in cells} == {*VP_GRIDS, *SIGMA_GRIDS, "shift-1", "shift-3"}
+    assert held_out.make.endswith(f"--out {Path(held_out.model).parent}") and "tools/fit_mixture.py" in held_out.make
+    assert embedded.best_of == "analytic" and embedded.dtype == "bfloat16"
+    assert all(part.blocks >= 5 for part in suite.parts)
+    ranges = [range(part.first_seed, part.first_seed + part.blocks * part.images) for part in suite.parts]
+    ranges += [range(p.first_seed, p.first_seed + p.blocks * p.images) for p in load_suite("paper").parts[:2]]
+    assert len(set().union(*ranges)) == sum(map(len, ranges))
+
+
+def test_a_calibrated_cell_is_there_where_its_calibration_is(calibrations: Any) -> None:
+    arms = ("plain", "control=calibrated")
+    asked = part(samplers=("ddim", "euler"), grids=("leading", "trailing"), nfe=(4, 6), arms=arms)
+    found = [cell for cell in asked.cells() if cell.control]
+    assert [cell.key for cell in found] == ["euler|fitted||4|control=calibrated"]
+    assert [c.key for c in part(samplers=("euler",), grids=("lu",), nfe=(4,), arms=arms).cells()] == [found[0].key]
+    flow = part(samplers=("flow-euler",), nfe=(4,), arms=arms[1:])
+    assert keys(flow) == ["flow-euler|fitted||4|control=calibrated"]
+    assert not keys(part(samplers=("euler",), nfe=(4,), arms=arms[1:], model="analytic-cifar10/mixture.safetensors"))
+    for cell in (found[0], flow.cells()[0]):
+        scheduler = build(cell, asked.model)
+        assert scheduler.config.control == "calibrated"
+        assert scheduler.config.calibrated_steps == calibrations.schedule.to_config()
+        scheduler.set_timesteps(4)
+        assert scheduler.sigmas.tolist() == pytest.approx(calibrations.schedule.levels)
+    with pytest.raises(LMLError, match="no calibration of model='embedded'; calibrate for it"):
+        build(found[0], "embedded")
+
+
+def test_a_model_can_be_a_file_which_is_looked_for_beside_the_suite_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (
+        '[[parts]]\nname = "p"\nmodel = "mix/mixture.safetensors"\nsamplers = ["ddim"]\ngrids = ["all"]\n'
+        "nfe = [6]\nblocks = 2\nimages = 4\nfirst_seed = 1\n"
+    )
+    (tmp_path / "suites" / "mix").mkdir(parents=True)
+    (tmp_path / "suites" / "s.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    absent = load_suite("suites/s.toml").parts[0]
+    assert absent.model == "mix/mixture.safetensors"
+    assert absent.absent == (
+        "model='mix/mixture.safetensors' in part 'p' is no file; give the path of a mixture.safetensors that "
+        "tools/fit_mixture.py wrote."
+    )
+    for folder in ("mix", "suites/mix"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "mixture.safetensors").touch()
+        found = load_suite("suites/s.toml").parts[0]
+        assert not found.absent and found.mixture == Path(folder) / "mixture.safetensors"
+        assert found.settings()["model"] == "mixture:mix"
+    assert part(model="/a/b/k20.safetensors").model_name == "mixture:k20"
+    made = part(model="b/mixture.safetensors", make="python make.py")
+    assert made.absent == "model='b/mixture.safetensors' in part 'p' is no file; make it: python make.py"
 
 
 def test_seeds_of_parts_of_the_paper_suite_are_not_those_that_presets_were_chosen_on() -> None:
@@ -144,6 +210,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "one block": ({"blocks": 1}, "blocks=1"),
     "no evaluations": ({"nfe": (0,)}, "nfe=[0]"),
     "measure": ({"measures": ("ssim",)}, "measures='ssim'"),
+    "a model that is made and is no file": ({"make": "python x.py"}, "model='analytic-cifar10' is none"),
+    "a control that is unknown": ({"arms": ("control=magic",)}, "control=calibrated"),
     "flow on a network": ({"model": "embedded", "samplers": ("flow-euler",)}, "flow-euler"),
 }
 
@@ -178,5 +246,5 @@ def test_a_bad_suite_file_is_one_line(text: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_suite_names_those_that_there_are() -> None:
-    with pytest.raises(LMLError, match="suite='big' is unknown; give paper, quick"):
+    with pytest.raises(LMLError, match="suite='big' is unknown; give control, paper, quick"):
         load_suite("big")

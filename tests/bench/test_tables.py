@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -58,7 +57,7 @@ def test_heun_is_shown_at_its_nearest_lower_cost_and_says_so(read: Read, cells_o
         return row | {"rmse": [0.001] * 3, "fd": [0.001] * 3} if cell.sampler == "heun" else row
 
     data = read(edit=best_is_heun).parts[0]
-    assert cells_of(tables.best_table(data, "rmse"), "8")[1] == "Heun, linspace (at 7)"
+    assert cells_of(tables.best_table(findings.best_cells(data, "rmse"), "rmse"), "8")[1] == "Heun, linspace (at 7)"
     assert cells_of(tables.curve_table(data, "fd"), "Heun")[2:5] == [
         "plain (no LML)",
         "0.00100 (at 5)",
@@ -68,7 +67,7 @@ def test_heun_is_shown_at_its_nearest_lower_cost_and_says_so(read: Read, cells_o
 
 
 def test_the_best_plain_cell_stands_beside_the_best_one_with_lml(read: Read, cells_of: CellsOf) -> None:
-    line = cells_of(tables.best_table(read().parts[0], "rmse"), "10")
+    line = cells_of(tables.best_table(findings.best_cells(read().parts[0], "rmse"), "rmse"), "10")
     # The error is 6.4 / 100 on the default grid: half of it on karras, three quarters of it with LML.
     assert line == [
         "10",
@@ -92,7 +91,8 @@ def test_what_is_missing_or_not_finite_is_said(
 ) -> None:
     nothing = read_suite(Suite("t", "T", (part(),)), tmp_path).parts[0]
     assert cells_of(tables.matrix_table(nothing, 8), "DDIM", "leading")[-4:] == ["missing"] * 4
-    assert cells_of(tables.best_table(nothing, "rmse"), "8") == ["8", "missing", "-", "missing", "-", "-"]
+    best = tables.best_table(findings.best_cells(nothing, "rmse"), "rmse")
+    assert cells_of(best, "8") == ["8", "missing", "-", "missing", "-", "-"]
     line = cells_of(tables.matrix_table(gaps, 8), "DDIM", "leading")
     assert line[5:] == ["0.0123", "not finite", "missing", "0.404 ± 0.004", "missing"]
 
@@ -168,24 +168,6 @@ def test_the_formula_of_the_release_has_a_line_a_setting(cells_of: CellsOf) -> N
     table = tables.identity_table(rows)
     assert cells_of(table, "float32") == ["float32", "3072", "0.001", "0.150", "0.0100", "25.0%", "0.00"]
     assert cells_of(table, "float16")[3:] == ["-", "-", "100.0%", "-"]
-
-
-def test_the_summary_names_every_part_and_is_short_for_big_ones(
-    write: Callable[..., None], part: MakePart, tmp_path: Path
-) -> None:
-    big = part("big", samplers=("ddim", "dpmpp-2m", "unipc", "euler"), grids=("all",), nfe=tuple(range(5, 21)))
-    noise = part("noise", arms=("plain", *ARMS), **NOISE)
-    suite = Suite("s", "The suite", (part(), big, noise))
-    empty = tables.summary(suite, tmp_path)
-    assert empty.startswith("The suite") and "big: " in empty and "0 of" in empty
-    write(tmp_path, suite)
-    text = tables.summary(suite, tmp_path)
-    assert "128 images" in text and "mean ± SD over blocks" in text
-    _, _, rest = text.partition("big: ")
-    shown, _, after = rest.partition("noise: ")
-    assert set(re.findall(r"^unipc +(\w+) +(\d+) ", shown, flags=re.M)) == {("linspace", n) for n in ("6", "8", "10")}
-    assert re.search(r"^ddim +leading +8 +1 +0\.101 ± 0\.001 +0\.0758 ± 0\.0008 ", shown, flags=re.M)
-    assert "best cell with LML" in shown and "release, float32, lambda of its README" in after
 
 
 def test_tables_and_the_page_need_no_matplotlib() -> None:

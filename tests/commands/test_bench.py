@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lmlangevin import cli
+from lmlangevin.core import LMLError
 
 SUITE = """
 title = "Small"
@@ -89,6 +90,18 @@ def test_an_estimate_runs_nothing(suite: Path, tmp_path: Path) -> None:
 def test_one_part_can_be_run_alone(suite: Path, tmp_path: Path) -> None:
     assert invoke("--suite", suite, "--out", tmp_path / "results", "--part", "identity").exit_code == 0
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["small-identity.json"]
+
+
+def test_a_part_without_its_model_is_left_out_and_says_how_to_make_it(suite: Path, tmp_path: Path) -> None:
+    part = SUITE[SUITE.index("[[parts]]") :].replace('"mix"', '"other"')
+    file = 'model = "mix/mixture.safetensors"\nmake = "python tools/fit_mixture.py --out mix"'
+    suite.write_text(SUITE + part.replace('model = "analytic-cifar10"', file), encoding="utf-8")
+    result = invoke("--suite", suite, "--out", tmp_path / "results", "--estimate")
+    assert result.exit_code == 0, result.output
+    assert "other: left out." in result.stderr and "make it: python tools/fit_mixture.py --out mix" in result.stderr
+    assert "mix: 7 cells" in result.stderr
+    named = invoke("--suite", suite, "--out", tmp_path / "results", "--part", "other")
+    assert isinstance(named.exception, LMLError) or named.exit_code == 2
 
 
 @pytest.mark.parametrize(

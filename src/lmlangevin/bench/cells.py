@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lmlangevin.core.damping import CALIBRATED
 from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.sampling import without_known_warnings
 from lmlangevin.schedulers.names import SIGMA_GRIDS, VP_GRIDS, SchedulerName, find_scheduler, grid_config
@@ -15,6 +16,11 @@ from lmlangevin.schedulers.presets import find_preset, grid_key
 FINALS = ("zero", "min")
 FLOW_GRIDS = ("shift-1", "shift-3")
 """Time grids of a flow-matching sampler beside those by sigma: its own, at two shifts."""
+
+FITTED = "fitted"
+"""The grid of calibrated cells: each calibration brings its own."""
+CALIBRATED_SAMPLERS = ("euler", "flow-euler")
+"""Samplers that execute a calibration: of first order, on exactly the levels that were fitted."""
 
 _FINAL_KEYS = {
     "final_sigmas_type": {"zero": "zero", "min": "sigma_min"},
@@ -35,7 +41,7 @@ class Cell:
         gain: Constant gain of LML; 0 is the plain sampler.
         eta: Noise that DDIM injects, 0 to 1.
         release: `dtype@lambda` of the paper's release, or empty.
-        control: Name of a control that chooses the gain, such as `"adaptive"`, or empty.
+        control: Name of a control that chooses the gain, such as `"adaptive"` or `"calibrated"`, or empty.
     """
 
     sampler: str
@@ -108,6 +114,8 @@ def scheduler_config(cell: Cell) -> dict[str, Any]:
     entry = find_scheduler(cell.sampler)
     if cell.grid in FLOW_GRIDS:
         return {"shift": float(cell.grid.removeprefix("shift-"))}
+    if cell.grid == FITTED:
+        return {}
     keys = grid_config(entry, cell.grid)
     key = final_key(entry)
     return keys | {key: _FINAL_KEYS[key][cell.final]} if key and cell.final else keys
@@ -122,6 +130,26 @@ def nearest_cost(entry: SchedulerName, nfe: int) -> int | None:
             continue
         return cost
     return None
+
+
+def find_calibrated(model: str, sampler: str, nfe: int) -> tuple[Cell, Any] | None:
+    """Return the calibrated cell of a sampler at a cost, with the calibration that it executes.
+
+    Args:
+        model: Name of a model that comes with the package.
+        sampler: Short name.
+        nfe: Network evaluations.
+
+    Returns:
+        The cell and its `CalibrationFile`; None for a sampler that executes none, or without a calibration.
+    """
+    if sampler not in CALIBRATED_SAMPLERS:
+        return None
+    from lmlangevin.calibration import find_calibration
+
+    entry = find_scheduler(sampler)
+    found = find_calibration(model, entry.steps_for(nfe), flow=entry.flow)
+    return None if found is None else (Cell(sampler, FITTED, "", nfe, control=CALIBRATED), found)
 
 
 def preset_gain(cell: Cell) -> float | None:

@@ -6,22 +6,21 @@ and filled ones. Cells with images that are not finite or wild are left out.
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image
-
+from lmlangevin.bench.canvas import finish, measure_title, model_title, new_axes
 from lmlangevin.bench.cells import default_grid
 from lmlangevin.bench.findings import Order, best_cells, noise_rows, orders
-from lmlangevin.bench.image_rows import load_measured_model, shown_samplers, write_images, write_png
+from lmlangevin.bench.harm import measure_harm, paired_controls
+from lmlangevin.bench.harm_figures import write_harm
+from lmlangevin.bench.image_rows import load_measured_model, shown_samplers, write_images
 from lmlangevin.bench.results import Figures, PartData, SuiteData
 from lmlangevin.bench.runner import mean
 from lmlangevin.bench.tables import arm_text, number, title
-from lmlangevin.core.errors import LMLError
 from lmlangevin.schedulers.names import find_scheduler
 
 # Okabe and Ito's colours first, which colour-blind readers can tell apart; the markers tell the others apart too.
@@ -46,15 +45,16 @@ RELEASE_LOOKS: dict[str, tuple[dict[str, Any], ...]] = {
 """The arms of the release in their order, black: float64 has no line, as it lies on that of the plain sampler."""
 ETA_COLOURS = ("#B8B8D8", "#8888C0", "#5050A0")
 
-WIDTH = 9.0
-DPI = 100
-"""Width in inches and resolution: 900 pixels."""
 LEAST_POINTS = 3
 CAP = 3.0
 """How far above the highest plain curve a figure reaches."""
 NFE_TICKS = (5, 6, 7, 8, 10, 12, 15, 20, 30, 50, 100)
 
-Kind = Literal["best", "default", "order", "release", "images"]
+IMAGES = "images/benchmarks"
+CONTROL_IMAGES = "images/control"
+"""Folders of the figures, beside the page."""
+
+Kind = Literal["best", "default", "order", "release", "images", "harm"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +63,21 @@ class Planned:
 
     Attributes:
         name: File name.
-        kind: `"best"` or `"default"`: quality over evaluations on these grids; `"order"`, `"release"`, `"images"`.
+        kind: `"best"` or `"default"`: quality over evaluations on these grids; `"order"`, `"release"`, `"images"`;
+            `"harm"`: the matrix of what a control does.
         data: The part that it shows.
+        control: Name of that control.
     """
 
     name: str
     kind: Kind
     data: PartData
+    control: str = ""
+
+
+def images_folder(suite: SuiteData) -> str:
+    """Return the folder of a suite's figures, beside its page."""
+    return CONTROL_IMAGES if suite.controls_alone else IMAGES
 
 
 def planned(suite: SuiteData) -> list[Planned]:
@@ -89,7 +97,11 @@ def planned(suite: SuiteData) -> list[Planned]:
             kinds.append("release")
         if kind == "matrix" and data.settings["model"] == "embedded" and shown_samplers(data):
             kinds.append("images")
-        found += [Planned(f"{suite.suite.name}-{data.part.name}-{k}.png", k, data) for k in kinds]
+        start = f"{suite.suite.name}-{data.part.name}"
+        found += [Planned(f"{start}-{k}.png", k, data) for k in kinds]
+        for control in paired_controls(data):
+            if any(measure_harm(data, control, measure).effects for measure in data.measures()):
+                found.append(Planned(f"{start}-{control}.png", "harm", data, control))
     return found
 
 
@@ -115,6 +127,8 @@ def write_figures(suite: SuiteData, folder: Path, load_model: Callable[[PartData
             write_images(plan.data, path, (load_model or load_measured_model)(plan.data))
         elif plan.kind == "order":
             write_orders(plan.data, path)
+        elif plan.kind == "harm":
+            write_harm(plan.data, plan.control, path)
         elif plan.kind == "release":
             write_release(suite, plan.data, path)
         else:
@@ -129,7 +143,7 @@ def write_figures(suite: SuiteData, folder: Path, load_model: Callable[[PartData
 def write_quality(data: PartData, path: Path, *, best: bool) -> None:
     """Draw quality over evaluations: a row a measure, plain samplers to the left and LML to the right."""
     measures = [name for name in ("fd", "rmse") if name in data.measures()]
-    figure, axes = _axes(len(measures), 2, height=3.3 * len(measures) + 1.6)
+    figure, axes = new_axes(len(measures), 2, height=3.3 * len(measures) + 1.6)
     handles: dict[str, Any] = {}
     for row, measure in zip(axes, measures, strict=True):
         best_plain = [(b.nfe, b.plain.mean(measure)) for b in best_cells(data, measure) if b.plain]
@@ -151,16 +165,17 @@ def write_quality(data: PartData, path: Path, *, best: bool) -> None:
                 if line is not None and (not lml or f"{title(sampler)}, {grid}" not in handles):
                     handles[f"{title(sampler)}, {grid}"] = line
             gains = "with LML, gain not 0" if lml else "plain"
-            axis.set_title(f"{_measure_title(data, measure)}, {gains}", fontsize=10)
+            axis.set_title(f"{measure_title(data, measure)}, {gains}", fontsize=10)
             _log_axes(axis, data)
         _share_y(row)
         _cap(row, row[0].lines)
-    _finish(figure, handles, path, f"{_model(data)}: {'best plain' if best else 'default'} time grid of each sampler")
+    grids = "best plain" if best else "default"
+    finish(figure, handles, path, f"{model_title(data)}: {grids} time grid of each sampler")
 
 
 def write_orders(data: PartData, path: Path) -> None:
     """Draw the median image's error over evaluations with fitted slopes: plain left, LML right."""
-    figure, axes = _axes(1, 2, height=6.2)
+    figure, axes = new_axes(1, 2, height=6.2)
     found = orders(data)
     for axis, lml in zip(axes[0], (False, True), strict=True):
         for order in found:
@@ -179,7 +194,7 @@ def write_orders(data: PartData, path: Path) -> None:
         if axis.get_legend_handles_labels()[0]:
             axis.legend(loc="lower left", fontsize=8, title=f"slope {slope_range(found)}", title_fontsize=8)
     axes[0][0].set_ylabel("RMSE of the median image to its converged solution")
-    _finish(figure, {}, path, f"{_model(data)}: error over evaluations, best plain time grid of each sampler")
+    finish(figure, {}, path, f"{model_title(data)}: error over evaluations, best plain time grid of each sampler")
 
 
 def slope_range(found: Sequence[Order]) -> str:
@@ -194,7 +209,7 @@ def write_release(suite: SuiteData, data: PartData, path: Path) -> None:
     rows = noise_rows(suite, data)
     columns = [s for s in data.part.samplers if (s, default_grid(find_scheduler(s)), "plain") in rows]
     measures = [name for name in ("fd", "rmse") if name in data.measures()]
-    figure, axes = _axes(len(measures), len(columns), height=3.2 * len(measures) + 1.4)
+    figure, axes = new_axes(len(measures), len(columns), height=3.2 * len(measures) + 1.4)
     handles: dict[str, Any] = {}
     for axis_row, measure in zip(axes, measures, strict=True):
         for axis, sampler in zip(axis_row, columns, strict=True):
@@ -208,8 +223,8 @@ def write_release(suite: SuiteData, data: PartData, path: Path) -> None:
             axis.set_title(f"{title(sampler)}, {grid}", fontsize=10)
             _log_axes(axis, data, narrow=len(columns) > 2)
             _cap([axis], [line for line in axis.lines if not line.get_label().startswith("float32")])
-        axis_row[0].set_ylabel(_measure_title(data, measure))
-    _finish(figure, handles, path, f"{_model(data)}: the paper's release, injected noise and LML")
+        axis_row[0].set_ylabel(measure_title(data, measure))
+    finish(figure, handles, path, f"{model_title(data)}: the paper's release, injected noise and LML")
 
 
 def _arm_curve(
@@ -278,18 +293,6 @@ def _reference_slopes(axis: Any, data: PartData) -> None:
     axis.set_ylim(low, high)
 
 
-def _axes(rows: int, columns: int, *, height: float) -> tuple[Any, list[list[Any]]]:
-    """Return a figure without pyplot, which would leave something behind in the process, and its axes."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise LMLError("page: its figures need matplotlib; run pip install 'lmlangevin[bench]'.") from error
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, [list(row) for row in figure.subplots(rows, columns, squeeze=False)]
-
-
 def _log_axes(axis: Any, data: PartData, *, narrow: bool = False) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
@@ -339,27 +342,5 @@ def _height(line: Any) -> float:
     return max(map(float, line.get_ydata()), default=0.0)
 
 
-def _finish(figure: Any, handles: dict[str, Any], path: Path, heading: str) -> None:
-    figure.suptitle(heading, fontsize=11)
-    if handles:
-        names = sorted(handles, key=lambda name: name.startswith(("best plain", "converged")))
-        figure.legend(
-            [handles[n] for n in names], names, loc="outside lower center", ncols=3, fontsize=8.5, frameon=False
-        )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    write_png(path, Image.open(buffer))
-
-
-def _model(data: PartData) -> str:
-    name = str(data.settings["model"])
-    return {"embedded": "Embedded network", "analytic-cifar10": "Analytic model"}.get(name, name)
-
-
 def _converged_fd(data: PartData) -> float | None:
     return mean(data.record.get("converged", {}).get("vp", {}).get("fd"))
-
-
-def _measure_title(data: PartData, measure: str) -> str:
-    size = data.settings["images"]
-    return f"FD of {size} images" if measure == "fd" else "RMSE to the converged solution"

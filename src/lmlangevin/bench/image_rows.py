@@ -69,11 +69,19 @@ def load_measured_model(data: PartData) -> Any:
     return load_bench_model(replace(data.part, **settings))
 
 
-def write_png(path: Path, picture: Image.Image) -> None:
-    """Write a small PNG in one move, so that nobody ever sees half of it."""
+def write_png(path: Path, picture: Image.Image, *, rare: bool = False) -> None:
+    """Write a small PNG in one move, so that nobody ever sees half of it.
+
+    Args:
+        path: The file.
+        picture: What is drawn.
+        rare: Keep colours that few pixels have apart, at the price of a background that is not quite white.
+    """
+    method = Image.Quantize.MAXCOVERAGE if rare else Image.Quantize.MEDIANCUT
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(temporary, format="PNG", optimize=True)
+        small = picture.convert("RGB").quantize(COLOURS, method=method, dither=Image.Dither.NONE)
+        small.save(temporary, format="PNG", optimize=True)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmlangevin.bench.cells import Cell, scheduler_config
+from lmlangevin.bench.cells import Cell, find_calibrated, scheduler_config
 from lmlangevin.bench.suite import Part
+from lmlangevin.core.damping import CALIBRATED
+from lmlangevin.core.errors import LMLError
 from lmlangevin.evaluation import FrechetStatistics, feature_statistics
 from lmlangevin.generation.images import to_uint8
 from lmlangevin.generation.models import FLOW_CONFIG, VP_CONFIG
@@ -32,17 +34,24 @@ REFERENCE_SEED = 2**31
 CONVERGED = Cell("dpmpp-3m", "trailing", "zero", 50)
 """What stands for the converged solution on a network: a third-order solver at 50 evaluations."""
 RUNGE_KUTTA_STEPS = 40
+IMAGE_SHAPE = (3, 32, 32)
 
 
-def build(cell: Cell, **lml: Any) -> Any:
+def build(cell: Cell, model: str = "", **lml: Any) -> Any:
     """Build the scheduler of a cell.
 
     Args:
         cell: The cell.
+        model: The part's model, whose calibration a calibrated cell executes.
         **lml: LML keys beside those of the cell; any make it an LML scheduler.
+
+    Raises:
+        LMLError: If the cell is calibrated, and no calibration of the model comes with the package.
     """
     entry = find_scheduler(cell.sampler)
     keys = ({"gain": cell.gain} if cell.gain else {}) | ({"control": cell.control} if cell.control else {}) | lml
+    if cell.control == CALIBRATED:
+        keys |= {"calibrated_steps": calibrated_steps(cell, model)}
     if cell.release:
         keys = {"gain": 1.0, "placement": "reference"}
     with without_known_warnings():
@@ -55,6 +64,17 @@ def build(cell: Cell, **lml: Any) -> Any:
         dtype, _, damping = cell.release.partition("@")
         release_scheduler(scheduler, float(damping), getattr(torch, dtype))
     return scheduler
+
+
+def calibrated_steps(cell: Cell, model: str) -> dict[str, Any]:
+    """Return the schedule that a calibrated cell executes, as a scheduler's configuration holds it."""
+    found = find_calibrated(model, cell.sampler, cell.nfe)
+    if found is None:
+        raise LMLError(
+            f"cell={cell.key!r} has no calibration of model={model!r}; calibrate for it, or leave control=calibrated "
+            "out of the arms."
+        )
+    return found[1].schedule.to_config()
 
 
 class BenchModel(ABC):
@@ -122,7 +142,7 @@ class BenchModel(ABC):
     @functools.cached_property
     def noise(self) -> Tensor:
         """The initial noise of all images, block after block."""
-        return start_images(self.seeds, (3, 32, 32))[0]
+        return start_images(self.seeds, IMAGE_SHAPE)[0]
 
     @property
     def seeds(self) -> list[int]:
@@ -146,10 +166,16 @@ class BenchModel(ABC):
         network = self.network(flow=entry.flow)
 
         def one(seeds: list[int]) -> Tensor:
-            noise, generators = start_images(seeds, (3, 32, 32))
+            noise, generators = start_images(seeds, IMAGE_SHAPE)
             # A scheduler of its own: batches run side by side.
             images = sample(
-                network, build(cell), noise, generators, steps=steps, dtype=self.dtype, step_arguments=extra
+                network,
+                build(cell, self.part.model),
+                noise,
+                generators,
+                steps=steps,
+                dtype=self.dtype,
+                step_arguments=extra,
             )
             if advance is not None:
                 advance(cell.nfe * len(seeds))
@@ -186,15 +212,28 @@ class AnalyticBench(BenchModel):
 
     @functools.cached_property
     def mixture(self) -> Any:
-        """The mixture."""
-        from lmlangevin.reference import load_analytic
+        """The mixture: the asset of the model's name, or that of its file."""
+        from lmlangevin.reference import GaussianMixture, load_analytic
 
-        return load_analytic(self.part.model)
+        if self.part.mixture is None:
+            return load_analytic(self.part.model)
+        if self.part.absent:
+            raise LMLError(self.part.absent)
+        mixture = GaussianMixture.load(self.part.mixture)
+        if tuple(mixture.event_shape) != IMAGE_SHAPE:
+            raise LMLError(
+                f"model={self.part.model!r} is a mixture of the shape {tuple(mixture.event_shape)}; give one of "
+                f"{IMAGE_SHAPE}, as tools/fit_mixture.py fits."
+            )
+        return mixture
 
     def identity(self) -> str:
-        """Hash the mixture's weights and means."""
+        """Hash the mixture's weights and means, or its whole file: those of another rank can have the same means."""
+        mixture = self.mixture  # which says so if there is no file
+        if self.part.mixture is not None:
+            return hashlib.sha256(self.part.mixture.read_bytes()).hexdigest()[:16]
         digest = hashlib.sha256()
-        for tensor in (self.mixture.weights, self.mixture.means):
+        for tensor in (mixture.weights, mixture.means):
             digest.update(tensor.double().numpy().tobytes())
         return digest.hexdigest()[:16]
 
@@ -211,7 +250,7 @@ class AnalyticBench(BenchModel):
 
     def features(self, images: Tensor) -> FrechetStatistics:
         """Return statistics in random features, of images as they are: the mixture's are not clipped either."""
-        return feature_statistics(self._extractor, images, protocol=self.part.model)
+        return feature_statistics(self._extractor, images, protocol=self.part.model_name)
 
     def _measure_reference(self) -> FrechetStatistics:
         generator = torch.Generator().manual_seed(REFERENCE_SEED)

@@ -8,33 +8,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from lmlangevin.bench import findings, tables
+from lmlangevin.bench import findings, harm_page, tables
 from lmlangevin.bench.cells import Cell, default_grid
-from lmlangevin.bench.figures import planned, write_figures
+from lmlangevin.bench.figures import images_folder, write_figures
 from lmlangevin.bench.findings import Census
 from lmlangevin.bench.models import CONVERGED, REFERENCE_SAMPLES, RUNGE_KUTTA_STEPS
 from lmlangevin.bench.release import PUBLISHED_ELSEWHERE, PUBLISHED_LAMBDAS
 from lmlangevin.bench.results import MEASURES, Figures, PartData, SuiteData, read_suite
 from lmlangevin.bench.runner import BEST_GRID_NFE, WILD, write_atomically
-from lmlangevin.bench.suite import Suite
+from lmlangevin.bench.suite import MIXTURE, Suite
 from lmlangevin.bench.words import (
-    alt,
     best_words,
-    caption,
     census_words,
     eta_words,
+    heading_of,
     headline_words,
     identity_words,
     kept_words,
     lever_words,
+    lower_first,
+    pictures,
     release_words,
     rounding_words,
     the_model,
 )
 from lmlangevin.schedulers.names import find_scheduler
 
-IMAGES = "images/benchmarks"
-"""Folder of the figures, beside the page."""
 NFE = 8
 """The cost that single tables and sentences are about, where a part has it."""
 LONG = 8
@@ -114,7 +113,7 @@ def write_page(suite: Suite, folder: Path, page: Path) -> Path:
     Args:
         suite: The suite.
         folder: Where its result files are; parts that are missing are named on the page.
-        page: The Markdown file. Figures go into `images/benchmarks` beside it.
+        page: The Markdown file. Figures go into a folder beside it, `images_folder`.
 
     Returns:
         The page's path.
@@ -123,7 +122,8 @@ def write_page(suite: Suite, folder: Path, page: Path) -> Path:
         LMLError: If a file is no result file, or matplotlib is not installed.
     """
     text = render_page(suite, folder)
-    write_figures(read_suite(suite, folder), page.parent / IMAGES)
+    data = read_suite(suite, folder)
+    write_figures(data, page.parent / images_folder(data))
     write_atomically(page, text)
     return page
 
@@ -137,8 +137,10 @@ def render_page(suite: Suite, folder: Path) -> str:
     data = read_suite(suite, folder)
     sections = [_head(data), _what_was_run(data), _in_short(data), *(_headline(part) for part in data.of("headline"))]
     sections += [_matrix(data, part) for part in data.of("matrix")]
+    sections += [harm_page.section(data, part) for part in data.controlled]
     sections += [_release(data), _noise(data), *(_dtype(data, part) for part in data.of("dtype")), _limits(data)]
-    sections += [["## How to read the figures", READING], _again(data)]
+    reading = harm_page.READING if data.controls_alone else READING
+    sections += [["## How to read the figures", reading], _again(data)]
     return "\n\n".join(block for section in sections for block in section if block) + "\n"
 
 
@@ -147,7 +149,7 @@ def render_page(suite: Suite, folder: Path) -> str:
 
 def _head(data: SuiteData) -> list[str]:
     return [
-        "# Benchmarks",
+        "# Do no harm" if data.controls_alone else "# Benchmarks",
         f"{data.suite.title}. Every result on this page is computed from the result files that `lml bench --suite "
         f"{data.suite.name}` writes, and chooses the sentences about it; none is typed in by hand.",
     ]
@@ -172,8 +174,9 @@ def _what_was_run(data: SuiteData) -> list[str]:
         out.append(tables.markdown(header, rows))
     if missing:
         out += ["**This page is not complete.** Its tables show what is there.", "\n".join(missing)]
-    models = dict.fromkeys(str(part.settings["model"]) for part in data.parts)
-    out += [*(MODELS[name] for name in models if name in MODELS), CELLS]
+    out += dict.fromkeys(_model_text(part) for part in data.parts)
+    out += [] if data.controls_alone else [CELLS]
+    out += [harm_page.CELLS] if data.controlled else []
     records = [part.record for part in data.parts if part.record] + ([data.identity_record] if data.identity else [])
     commands = dict.fromkeys(f"`{record['command']}`" for record in records)
     versions = dict.fromkeys(
@@ -188,16 +191,16 @@ def _what_was_run(data: SuiteData) -> list[str]:
 
 
 def _in_short(data: SuiteData) -> list[str]:
-    lines = [headline_words(part) for part in data.of("headline")]
+    lines = harm_page.in_short(data) + [headline_words(part) for part in data.of("headline")]
     for part in data.of("matrix"):
         nfe, model = _nfe(part), f"On {the_model(part)}"
         for measure in part.measures():
             if words := best_words(findings.best_cells(part, measure), measure):
-                lines.append(f"{model}, over the grids that were run: {_lower_first(words)}")
+                lines.append(f"{model}, over the grids that were run: {lower_first(words)}")
         for measure in part.measures():
             default = _presets(part, measure).where(lambda p, n=nfe: _is_default(p.cell) and p.cell.nfe == n)
             if default.changes:
-                lines.append(f"{model}, default grids, {nfe} evaluations: {_lower_first(census_words(default))}")
+                lines.append(f"{model}, default grids, {nfe} evaluations: {lower_first(census_words(default))}")
     lines += [release_words(data, part) for part in data.of("noise")]
     lines = [line for line in lines if line]
     return ["## In short", "\n".join(f"- {line}" for line in lines)] if lines else []
@@ -216,7 +219,7 @@ def _headline(part: PartData) -> list[str]:
 
 
 def _matrix(data: SuiteData, part: PartData) -> list[str]:
-    heading = f"## {the_model(part)[4:].capitalize()}"
+    heading = f"## {heading_of(part)}"
     if sum(the_model(p) == the_model(part) for p in data.of("matrix")) > 1:
         heading += f": {part.part.name}"
     if not part.figures:
@@ -235,13 +238,13 @@ def _matrix(data: SuiteData, part: PartData) -> list[str]:
             if any(best.plain or best.lml for best in found):
                 out.append(f"{'Flow matching' if flow else 'Noise-predicting samplers'}, {MEASURES[measure]}:")
                 words = f"{best_words(found, measure)} {kept_words(part, found)}".strip()
-                out += [tables.best_table(part, measure, flow=flow), words]
+                out += [tables.best_table(found, measure), words]
     out += ["Both best cells were picked on the seeds that they are shown on, so both flatter themselves a little."]
-    out += ["### Every sampler", *_pictures(data, part)]
+    out += ["### Every sampler", *pictures(data, part)]
     for measure in measures:
         what = f"{MEASURES[measure]} over evaluations, on the default and the best plain grid of each sampler"
-        out.append(_folded(what, tables.curve_table(part, measure)))
-    out.append(_folded(f"Every cell at {nfe} evaluations", tables.matrix_table(part, nfe)))
+        out.append(tables.folded(what, tables.curve_table(part, measure)))
+    out.append(tables.folded(f"Every cell at {nfe} evaluations", tables.matrix_table(part, nfe)))
     out.append(ENDS if part.record.get("ends") else "")
     if orders := findings.orders(part):
         out += ["### Order of convergence", ORDER, tables.order_table(orders)]
@@ -255,14 +258,14 @@ def _release(data: SuiteData) -> list[str]:
     out = ["## The paper's release", RELEASE]
     if data.identity:
         table = tables.identity_table(data.identity)
-        table = _folded("Every precision, size and lambda", table) if len(data.identity) > LONG else table
+        table = tables.folded("Every precision, size and lambda", table) if len(data.identity) > LONG else table
         out += [FORMULA, table, identity_words(data.identity)]
     for part in parts:
         words = release_words(data, part) or "This part was not run yet."
         out += [
             f"**On {the_model(part)}** ({part.seeds()}). {words}",
             rounding_words(data, part),
-            *_pictures(data, part),
+            *pictures(data, part),
         ]
     return out
 
@@ -284,7 +287,7 @@ def _noise(data: SuiteData) -> list[str]:
         ]
         for what, text, skip in kinds if len(part.part.nfe) > 1 else ():
             table = tables.noise_curve_table(data, part, text, skip)
-            out.append(_folded(f"{what}, over evaluations", table) if table else "")
+            out.append(tables.folded(f"{what}, over evaluations", table) if table else "")
     return out
 
 
@@ -351,8 +354,8 @@ def _census(found: Census) -> list[str]:
     what = f"Cells whose {name} LML raises by more than 2%: {len(found.harmed)}"
     harmed = [f"{what}.", tables.harmed_table(found) if found.harmed else ""]
     if len(found.harmed) > LONG:
-        harmed = [_folded(what, tables.harmed_table(found))]
-    return [census_words(found), _folded(f"{name} by evaluations and by sampler", both), *harmed]
+        harmed = [tables.folded(what, tables.harmed_table(found))]
+    return [census_words(found), tables.folded(f"{name} by evaluations and by sampler", both), *harmed]
 
 
 def _again(data: SuiteData) -> list[str]:
@@ -370,9 +373,12 @@ def _again(data: SuiteData) -> list[str]:
 # Small pieces
 
 
-def _pictures(data: SuiteData, part: PartData) -> list[str]:
-    plans = [plan for plan in planned(data) if plan.data is part]
-    return [text for plan in plans for text in (f"![{alt(plan)}]({IMAGES}/{plan.name})", f"*{caption(plan)}*")]
+def _model_text(part: PartData) -> str:
+    name = str(part.settings["model"])
+    if not name.startswith(MIXTURE):
+        return MODELS.get(name, "")
+    made = f" Made by `{part.part.make}`." if part.part.make else ""
+    return f"`{name.removeprefix(MIXTURE)}` is another mixture, which does not come with the package.{made}"
 
 
 def _nfe(part: PartData) -> int:
@@ -382,11 +388,3 @@ def _nfe(part: PartData) -> int:
 
 def _is_default(cell: Cell) -> bool:
     return cell.grid == default_grid(find_scheduler(cell.sampler)) and cell.final != "min"
-
-
-def _lower_first(text: str) -> str:
-    return text[0].lower() + text[1:]
-
-
-def _folded(what: str, body: str) -> str:
-    return f"<details><summary>{what}</summary>\n\n{body}\n\n</details>"

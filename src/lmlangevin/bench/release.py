@@ -144,8 +144,8 @@ def release_scheduler(scheduler: Any, damping: float, dtype: torch.dtype) -> Any
         The same scheduler, of a class of its own.
     """
 
-    def correct(self: Any, n: Tensor) -> Tensor:
-        del self
+    def correct(self: Any, n: Tensor, timestep: Any = None) -> Tensor:
+        del self, timestep
         return textbook_direction(n.to(dtype), damping).to(n.dtype)
 
     methods = {"_lml_correct": correct, "_lml_active": property(lambda self: True)}

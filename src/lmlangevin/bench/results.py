@@ -251,13 +251,28 @@ class SuiteData:
     identity: tuple[Deviation, ...]
     identity_record: Mapping[str, Any]
 
-    def kind(self, data: PartData) -> Literal["noise", "headline", "dtype", "matrix"]:
-        """Return what a part is for: injected noise, the headline, a check of the dtype, or a matrix of samplers."""
+    def kind(self, data: PartData) -> Literal["noise", "headline", "dtype", "control", "matrix"]:
+        """Return what a part is for.
+
+        Injected noise, the headline, a check of the dtype, controls alone, or a matrix of samplers and their presets.
+        """
         if any(arm.startswith(("eta", "release")) for arm in data.part.arms):
             return "noise"
         if data.part.name == "headline":
             return "headline"
-        return "dtype" if self.other_dtype(data) else "matrix"
+        if self.other_dtype(data):
+            return "dtype"
+        return "control" if data.part.controls and "preset" not in data.part.arms else "matrix"
+
+    @property
+    def controlled(self) -> list[PartData]:
+        """The parts with controls, of whatever kind."""
+        return [data for data in self.parts if data.part.controls]
+
+    @property
+    def controls_alone(self) -> bool:
+        """Whether there is nothing in the suite but parts of controls."""
+        return bool(self.parts) and not self.suite.identity and len(self.of("control")) == len(self.parts)
 
     def of(self, kind: str) -> list[PartData]:
         """Return the parts of a kind."""

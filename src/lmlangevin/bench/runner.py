@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import math
 import os
@@ -16,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmlangevin.bench.cells import FINALS, Cell, default_grid, offered_grids
-from lmlangevin.bench.models import AnalyticBench, build, load_bench_model
+from lmlangevin.bench.cells import FINALS, FITTED, Cell, default_grid, offered_grids
+from lmlangevin.bench.models import AnalyticBench, build, calibrated_steps, load_bench_model
 from lmlangevin.bench.suite import IDENTITY, Part, Suite
+from lmlangevin.core.damping import CALIBRATED
 from lmlangevin.core.errors import LMLError
 from lmlangevin.evaluation import FrechetStatistics, frechet_distance
 from lmlangevin.generation.manifest import package_versions
@@ -148,7 +150,12 @@ class PartRun:
 
     def missing(self) -> list[Cell]:
         """Return the cells that are still to be measured."""
-        return [cell for cell in self.cells() if cell.key not in self.results.cells]
+        return [cell for cell in self.cells() if not self._measured(cell)]
+
+    def _measured(self, cell: Cell) -> bool:
+        """Whether the file holds a cell, which is another one once its calibration is."""
+        row = self.results.cells.get(cell.key)
+        return row is not None and row.get("calibration") == calibration_hash(cell, self.part.model)
 
     def evaluations(self, cells: list[Cell]) -> int:
         """Return the network evaluations that measuring cells costs, the converged solutions included."""
@@ -189,6 +196,8 @@ class PartRun:
         began = time.perf_counter()
         images = self.model.sample(cell, advance)
         row: dict[str, Any] = {"seconds": round(time.perf_counter() - began, 2)}
+        if calibration := calibration_hash(cell, self.part.model):
+            row["calibration"] = calibration
         return row | self._figures(images, solution)
 
     def _figures(self, images: Tensor, solution: Tensor | None) -> dict[str, Any]:
@@ -239,7 +248,7 @@ class PartRun:
         exact = model.solution(flow=False)[: self.part.images]
         for cell in self.cells():
             key = "|".join((cell.sampler, cell.grid, cell.final, str(cell.nfe)))
-            if key in ends or find_scheduler(cell.sampler).flow:
+            if key in ends or cell.grid == FITTED or find_scheduler(cell.sampler).flow:
                 continue
             first, last, scale = grid_ends(cell)
             if (first, last, scale) not in known:
@@ -265,6 +274,14 @@ def grid_ends(cell: Cell) -> tuple[float, float, float]:
     abar = float(scheduler.alphas_cumprod[int(scheduler.timesteps[0])])
     final = float(scheduler.final_alpha_cumprod)
     return round(math.sqrt((1 - abar) / abar), 6), round(math.sqrt((1 - final) / final), 8), 1.0
+
+
+def calibration_hash(cell: Cell, model: str) -> str | None:
+    """Return a hash of the schedule that a calibrated cell executes, None for other cells."""
+    if cell.control != CALIBRATED:
+        return None
+    text = json.dumps(calibrated_steps(cell, model), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def has_solution(cell: Cell) -> bool:
@@ -342,14 +359,22 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def left_out(suite: Suite, parts: list[str]) -> list[Part]:
+    """Return the parts that a run leaves out: not named, the file of their model not there, and `make` to say why."""
+    return [part for part in suite.parts if not parts and part.make and part.absent]
+
+
 def plan(suite: Suite, parts: list[str], folder: Path, cache: Path | None, command: str) -> list[PartRun]:
-    """Return the parts of a run in the suite's order: those that are named, or all. `identity` is none of them.
+    """Return the parts of a run in the suite's order: those that are named, or all but those that are left out.
+
+    `identity` is none of them.
 
     Raises:
-        LMLError: For an unknown part, or a result file of other settings.
+        LMLError: For an unknown part, a model whose file is not there, or a result file of other settings.
     """
     chosen = [suite.part(name) for name in parts if name != IDENTITY] if parts else list(suite.parts)
-    return [PartRun(suite, part, folder, cache, command) for part in suite.parts if part in chosen]
+    out = left_out(suite, parts)
+    return [PartRun(suite, part, folder, cache, command) for part in suite.parts if part in chosen and part not in out]
 
 
 def estimate(run: PartRun) -> tuple[int, int, float]:

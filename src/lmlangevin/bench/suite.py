@@ -4,15 +4,19 @@ title = "Quick"
 
 [[parts]]
 name = "analytic"
-model = "analytic-cifar10"       # or "embedded"
+model = "analytic-cifar10"       # or "embedded", or the path of a mixture.safetensors of tools/fit_mixture.py
 samplers = ["ddim", "dpmpp-2m"]  # names of `lml info`
 grids = ["default", "karras"]    # or "all"; "best": the best plain grid of the part that `best_of` names
 finals = ["zero"]                # where the last step ends: "zero", "min", or both
 nfe = [6, 10]                    # network evaluations
-arms = ["plain", "preset"]       # also "control=adaptive", "gain=0.3", "eta=1" (DDIM), "release=float32" (the paper's)
+arms = ["plain", "preset"]       # also "control=adaptive", "gain=0.3", "eta=1" (DDIM), "release=float32" (the paper's),
+                                 # "control=calibrated": the package's calibrations, each on a grid of its own
 blocks = 3                       # disjoint blocks of seeds
 images = 128                     # images a block
 first_seed = 1500000
+
+A path is looked for beside the suite file, then from the working directory. `make` says how its file is made; with it
+the part is left out while the file is not there.
 """
 
 from __future__ import annotations
@@ -31,15 +35,18 @@ from lmlangevin.bench.cells import (
     Cell,
     default_grid,
     finals_of,
+    find_calibrated,
     nearest_cost,
     offered_grids,
     preset_gain,
 )
-from lmlangevin.core.damping import ADAPTIVE
+from lmlangevin.core.damping import ADAPTIVE, CALIBRATED
 from lmlangevin.core.errors import LMLError
 from lmlangevin.schedulers.names import SIGMA_GRIDS, VP_GRIDS, SchedulerName, find_scheduler
 
 MODELS = ("analytic-cifar10", "embedded")
+MIXTURE = "mixture:"
+"""How the recorded name of a mixture from a file starts; the rest is its folder's name, never its whole path."""
 MEASURES = ("rmse", "fd")
 DTYPES = ("float32", "bfloat16")
 IDENTITY = "identity"
@@ -57,6 +64,7 @@ class Part:
         best_of: Part whose plain cells say which grid is the best, for `grids = ["best"]`.
         dtype: Of the network.
         measures: `"rmse"` (to the converged solution) and `"fd"`.
+        make: Command line that makes the model's file, for a mixture that does not come with the package.
     """
 
     name: str
@@ -73,9 +81,16 @@ class Part:
     dtype: str = "float32"
     best_of: str = ""
     gains: dict[str, float] = field(default_factory=dict)
+    make: str = ""
 
     def __post_init__(self) -> None:
-        _choice(self, "model", (self.model,), MODELS)
+        if self.mixture is None:
+            _choice(self, "model", (self.model,), (*MODELS, "the path of a mixture.safetensors"))
+            if self.make:
+                raise LMLError(
+                    f"make={self.make!r} in part {self.name!r} makes a file, and model={self.model!r} is none; give "
+                    "the file's path as model, or leave make out."
+                )
         _choice(self, "finals", self.finals, FINALS)
         _choice(self, "measures", self.measures, MEASURES)
         _choice(self, "dtype", (self.dtype,), DTYPES)
@@ -104,6 +119,34 @@ class Part:
             _parse_arm(self, arm)
 
     @property
+    def mixture(self) -> Path | None:
+        """The file of the model, None for one that comes with the package."""
+        return Path(self.model) if str(self.model).endswith(".safetensors") else None
+
+    @property
+    def model_name(self) -> str:
+        """What the model is called in result files."""
+        if self.mixture is None:
+            return self.model
+        # tools/fit_mixture.py gives every file the same name and a folder of its own.
+        own = self.mixture.stem if self.mixture.name != "mixture.safetensors" else self.mixture.parent.name
+        return MIXTURE + (own or self.mixture.stem)
+
+    @property
+    def absent(self) -> str:
+        """What to do about a model whose file is not there, in a line; empty where nothing is to be done."""
+        if self.mixture is None or self.mixture.is_file():
+            return ""
+        remedy = self.make and f"make it: {self.make}"
+        remedy = remedy or "give the path of a mixture.safetensors that tools/fit_mixture.py wrote."
+        return f"model={self.model!r} in part {self.name!r} is no file; {remedy}"
+
+    @property
+    def controls(self) -> list[str]:
+        """The controls among the arms, by name."""
+        return [value for kind, value in (_parse_arm(self, arm) for arm in self.arms) if kind == "control"]
+
+    @property
     def first_seeds(self) -> list[int]:
         """The first seed of each block."""
         return [self.first_seed + block * self.images for block in range(self.blocks)]
@@ -111,7 +154,8 @@ class Part:
     def settings(self) -> dict[str, Any]:
         """Return what the figures of every cell depend on beside the cell itself."""
         names = ("model", "blocks", "images", "first_seed", "measures", "dtype")
-        return {name: list(v) if isinstance(v := getattr(self, name), tuple) else v for name in names}
+        values = {name: list(v) if isinstance(v := getattr(self, name), tuple) else v for name in names}
+        return values | {"model": self.model_name}
 
     def cells(self, best_grids: dict[str, str] | None = None) -> list[Cell]:
         """Return the cells, each once.
@@ -130,6 +174,11 @@ class Part:
                             cell = self._cell(entry, Cell(sampler, grid, final, cost or 0), arm)
                             if cell is not None:
                                 found[cell.key] = cell
+            # Whatever the grids and finals: a calibration has its own.
+            for nfe in self.nfe if CALIBRATED in self.controls and self.mixture is None else ():
+                calibrated = find_calibrated(self.model, sampler, nfe)
+                if calibrated is not None:
+                    found[calibrated[0].key] = calibrated[0]
         return list(found.values())
 
     def _grids_of(self, entry: SchedulerName, best: str | None) -> list[str]:
@@ -153,7 +202,8 @@ class Part:
         if kind == "gain":
             return dataclasses.replace(cell, gain=float(value))
         if kind == "control":
-            return None if entry.stochastic else dataclasses.replace(cell, control=value)
+            apart = entry.stochastic or value == CALIBRATED
+            return None if apart else dataclasses.replace(cell, control=value)
         if kind == "preset":
             gain = self.gains.get(cell.sampler, preset_gain(cell))
             return None if gain is None else dataclasses.replace(cell, gain=gain)
@@ -236,9 +286,9 @@ def load_suite(name: str) -> Suite:
         LMLError: If there is no such suite, or it asks for something unknown.
     """
     if name in suite_names():
-        text = (resources.files("lmlangevin.bench") / "suites" / f"{name}.toml").read_text(encoding="utf-8")
+        text, folder = (resources.files("lmlangevin.bench") / "suites" / f"{name}.toml").read_text("utf-8"), None
     elif Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
+        text, folder = Path(name).read_text(encoding="utf-8"), Path(name).parent
         name = Path(name).stem
     else:
         raise LMLError(f"suite={name!r} is unknown; give {', '.join(suite_names())}, or the path of a TOML file.")
@@ -249,7 +299,7 @@ def load_suite(name: str) -> Suite:
     unknown = sorted(set(data) - {"title", "parts", "identity"})
     if unknown:
         raise LMLError(f"suite={name!r} has unknown keys {', '.join(unknown)}; it takes title, parts and identity.")
-    parts = [_made(Part, entry, f"parts of suite {name!r}") for entry in data.get("parts", [])]
+    parts = [_made(Part, _located(entry, folder), f"parts of suite {name!r}") for entry in data.get("parts", [])]
     identity = _made(Identity, data["identity"], f"[identity] of suite {name!r}") if "identity" in data else None
     names = [part.name for part in parts]
     if not (parts or identity) or len(set(names)) < len(names) or IDENTITY in names:
@@ -260,6 +310,14 @@ def load_suite(name: str) -> Suite:
         if part.best_of and part.best_of not in names[: names.index(part.name)]:
             raise LMLError(f"best_of={part.best_of!r} in part {part.name!r} is no part before it; give one of {names}.")
     return Suite(name, data.get("title", name), tuple(parts), identity)
+
+
+def _located(entry: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+    """Return the table of a part, its model's path being that of the file beside the suite file if there is one."""
+    model = entry.get("model")
+    if folder is not None and isinstance(model, str) and (folder / model).is_file():
+        return entry | {"model": str(folder / model)}
+    return entry
 
 
 def _made(kind: type[_Made], entry: dict[str, Any], what: str) -> _Made:
@@ -285,7 +343,7 @@ def _parse_arm(part: Part, arm: str) -> tuple[str, str]:
     try:
         if kind in ("plain", "preset") and not value:
             return kind, ""
-        if kind == "control" and value == ADAPTIVE:
+        if kind == "control" and value in (ADAPTIVE, CALIBRATED):
             return kind, value
         if kind in ("gain", "eta") and abs(float(value)) <= 10:
             return kind, value
@@ -296,6 +354,6 @@ def _parse_arm(part: Part, arm: str) -> tuple[str, str]:
     except ValueError:
         pass
     raise LMLError(
-        f"arms={arm!r} in part {part.name!r} is unknown; give plain, preset, control=adaptive, gain=0.3, eta=1, "
-        "release=float32 or release=float64@0.001."
+        f"arms={arm!r} in part {part.name!r} is unknown; give plain, preset, control=adaptive, control=calibrated, "
+        "gain=0.3, eta=1, release=float32 or release=float64@0.001."
     )

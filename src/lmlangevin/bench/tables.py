@@ -1,4 +1,4 @@
-"""Figures as text: numbers, names, and the tables of the page and of a terminal.
+"""Figures as text: numbers, names, and tables for a page or a terminal.
 
 What is not there yet is shown as `missing`, what does not apply as `-`, and a value that is not finite as `not finite`.
 """
@@ -8,19 +8,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-from lmlangevin.bench.cells import Cell, default_grid, finals_of
-from lmlangevin.bench.findings import Census, Order, best_cells, dtype_rows, noise_rows
+from lmlangevin.bench.cells import Cell, default_grid
+from lmlangevin.bench.findings import Best, Census, Order, dtype_rows, noise_rows
 from lmlangevin.bench.release import Deviation
-from lmlangevin.bench.results import MEASURES, Figures, Outcome, Pair, PartData, SuiteData, read_suite
-from lmlangevin.bench.suite import Suite
+from lmlangevin.bench.results import MEASURES, Change, Figures, Outcome, Pair, PartData, SuiteData
 from lmlangevin.schedulers.names import find_scheduler
-
-BIG = 200
-"""A part of more cells is cut short in the summary that a terminal shows."""
-SUMMARY_NFE = (6, 8, 10)
 
 # Numbers and words
 
@@ -111,25 +105,33 @@ def aligned(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in table)
 
 
+def folded(what: str, body: str) -> str:
+    """Return text that a page hides behind a line until it is asked for."""
+    return f"<details><summary>{what}</summary>\n\n{body}\n\n</details>"
+
+
 # Tables
 
 
-def best_table(data: PartData, measure: str, *, flow: bool = False, table: Any = markdown) -> str:
-    """The best plain cell against the best LML cell of each cost."""
+def best_table(found: Sequence[Best], measure: str, *, what: str = "LML", table: Any = markdown) -> str:
+    """The best plain cell against the best cell with LML of each cost, or with another thing that `what` names."""
     name = MEASURES[measure]
     rows = []
-    for best in best_cells(data, measure, flow=flow):
+    for best in found:
         change = best.change(measure)
         row = [str(best.nfe)]
         for f in (best.plain, best.lml):
             row += [label(f.cell) + _at(f.cell, best.nfe), show(f, measure)] if f else ["missing", "-"]
-        ratio = "-"
-        if change is not None and change.ratio is not None:
-            ratio = f"{number(change.ratio)}, {change.lower} of {change.blocks}"
-        rows.append([*row, ratio])
-    return table(
-        ["NFE", "best plain cell", name, "best cell with LML", name, "LML / plain, blocks in which it is lower"], rows
-    )
+        rows.append([*row, ratio_text(change)])
+    header = ["NFE", "best plain cell", name, f"best cell with {what}", name]
+    return table([*header, f"{what} / plain, blocks in which it is lower"], rows)
+
+
+def ratio_text(change: Change | None) -> str:
+    """Return the ratio of a change, and in how many blocks the second is lower."""
+    if change is None or change.ratio is None:
+        return "-"
+    return f"{number(change.ratio)}, {change.lower} of {change.blocks}"
 
 
 def curve_table(data: PartData, measure: str, *, table: Any = markdown) -> str:
@@ -163,7 +165,7 @@ def matrix_table(data: PartData, nfe: int) -> str:
         row += [str(cell.nfe), gain_text(pair)]
         row += ["-" if pair.ends is None else number(pair.ends)] if data.record.get("ends") else []
         for measure in measures:
-            row += [show(pair.plain, measure), _lml_text(pair, measure)]
+            row += [show(pair.plain, measure), lml_text(pair, measure)]
         rows.append(row)
     return markdown(header, rows)
 
@@ -283,54 +285,14 @@ def headline_table(data: PartData) -> str:
         difference = "unchanged" if pair.gain == 0 and pair.plain else difference
         everything = [f.fd_all if f else None for f in (pair.plain, pair.lml)]
         rows.append([title(pair.cell.sampler), pair.cell.grid, str(pair.cell.nfe), gain_text(pair),
-                     show(pair.plain, "fd"), _lml_text(pair, "fd"), difference,
+                     show(pair.plain, "fd"), lml_text(pair, "fd"), difference,
                      *("-" if value is None else number(value) for value in everything)])  # fmt: skip
     sizes = [f"FD of all {images} {arm}" for arm in ("plain", "LML")]
     return markdown(["sampler", "grid", "NFE", "gain", "FD plain", "FD LML", "LML - plain in blocks", *sizes], rows)
 
 
-def summary(suite: Suite, folder: Path) -> str:
-    """Return what `lml bench` prints at the end: a table a part, of big parts only the best and the default cells."""
-    whole = read_suite(suite, folder)
-    out = [suite.title]
-    for data in whole.parts:
-        measured = len(data.expected) - len(data.missing)
-        out.append(f"{data.part.name}: {data.settings['model']}, {data.settings['dtype']}, {data.seeds()}; "
-                   f"{measured} of {len(data.expected)} cells measured; mean ± SD over blocks.")  # fmt: skip
-        if not data.figures:
-            continue
-        costs = sorted(data.part.nfe)
-        if len(data.expected) > BIG:
-            costs = [nfe for nfe in costs if nfe in SUMMARY_NFE] or costs[:3]
-        if whole.kind(data) == "noise":
-            out += [f"at {nfe} evaluations\n" + noise_table(whole, data, nfe, table=aligned) for nfe in costs]
-            continue
-        out.append(_pairs_text(data, costs))
-        for flow in sorted({find_scheduler(name).flow for name in data.part.samplers}):
-            for measure in data.measures():
-                if any(best.plain or best.lml for best in best_cells(data, measure, flow=flow)):
-                    out.append(best_table(data, measure, flow=flow, table=aligned))
-    if whole.identity:
-        out.append("The release's formula, which is the identity in exact arithmetic:\n"
-                   + identity_table(whole.identity, table=aligned))  # fmt: skip
-    return "\n\n".join(out)
-
-
-def _pairs_text(data: PartData, costs: Sequence[int]) -> str:
-    measures = [f"{MEASURES[m]} {arm}" for m in data.measures() for arm in ("plain", "LML")]
-    rows = []
-    for nfe in costs:
-        for pair in data.at(nfe):
-            cell, entry = pair.cell, find_scheduler(pair.cell.sampler)
-            aside = cell.grid != default_grid(entry) or cell.final != finals_of(entry, data.part.finals)[0]
-            if len(data.expected) > BIG and aside:
-                continue
-            row = [cell.sampler, cell.grid, str(cell.nfe), gain_text(pair)]
-            rows.append(row + [t for m in data.measures() for t in (show(pair.plain, m), _lml_text(pair, m))])
-    return aligned(["sampler", "grid", "NFE", "gain", *measures], rows)
-
-
-def _lml_text(pair: Pair, measure: str) -> str:
+def lml_text(pair: Pair, measure: str) -> str:
+    """Return a pair's value with LML as text."""
     if pair.gain is None:
         return "-"
     return "= plain" if pair.gain == 0 and pair.plain is not None else show(pair.lml, measure)

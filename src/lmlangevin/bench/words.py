@@ -6,11 +6,12 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from lmlangevin.bench.figures import Planned, slope_range
+from lmlangevin.bench.figures import Planned, images_folder, planned, slope_range
 from lmlangevin.bench.findings import Best, Census, against_plain, difference, lowest, noise_rows, orders
 from lmlangevin.bench.image_rows import IMAGE_NFE
 from lmlangevin.bench.release import Deviation
 from lmlangevin.bench.results import CLOSE, MEASURES, Change, PartData, SuiteData, compare
+from lmlangevin.bench.suite import MIXTURE
 from lmlangevin.bench.tables import arm_text, cosine, label, number, show, title
 
 SAME = 1e-3
@@ -25,7 +26,21 @@ noise that is injected at every step."""
 
 def the_model(part: PartData) -> str:
     """Return what a part's model is called in a sentence."""
-    return "the analytic model" if str(part.settings["model"]).startswith("analytic") else "the network"
+    name = str(part.settings["model"])
+    if name.startswith(MIXTURE):
+        return f"the mixture {name.removeprefix(MIXTURE)}"
+    return "the analytic model" if name.startswith("analytic") else "the network"
+
+
+def heading_of(part: PartData) -> str:
+    """Return what a part's model is called in a heading."""
+    name = the_model(part).removeprefix("the ")
+    return name[0].upper() + name[1:]
+
+
+def lower_first(text: str) -> str:
+    """Return a sentence as it stands behind a colon."""
+    return text[0].lower() + text[1:]
 
 
 def outcome_words(changes: Sequence[Change]) -> str:
@@ -59,19 +74,21 @@ def census_words(found: Census) -> str:
     return text[0].upper() + text[1:] + "."
 
 
-def best_words(found: Sequence[Best], measure: str) -> str:
-    """Return whether the best cell with LML or the best plain cell is ahead, and at how many costs."""
+def best_words(found: Sequence[Best], measure: str, what: str = "LML") -> str:
+    """Return whether the best cell with LML (or `what`) or the best plain cell is ahead, and at how many costs."""
     changes = [change for best in found if (change := best.change(measure)) is not None]
     if not changes:
         return ""
     lower, higher = (sum(change.outcome == word for change in changes) for word in ("lower", "higher"))
     rest = len(changes) - lower - higher
-    text = f"By {MEASURES[measure]}, the best cell with LML is below the best plain cell at {lower} of {len(changes)} "
+    text = (
+        f"By {MEASURES[measure]}, the best cell with {what} is below the best plain cell at {lower} of {len(changes)} "
+    )
     text += f"costs and above it at {higher}"
     text += f"; at {rest} the two are within 2% or within the spread of the blocks" if rest else ""
     verdict = "neither is ahead at more costs than the other"
     if lower != higher:
-        ahead = "a cell with LML" if lower > higher else "a plain sampler on a good grid"
+        ahead = f"a cell with {what}" if lower > higher else "a plain sampler on a good grid"
         verdict = f"{ahead} is ahead at {'most' if 2 * max(lower, higher) > len(changes) else 'more'} costs"
     return f"{text}: {verdict}."
 
@@ -229,6 +246,13 @@ def eta_words(data: SuiteData, part: PartData, nfe: int) -> str:
     return "\n".join(texts)
 
 
+def pictures(data: SuiteData, part: PartData, *, harm: bool = False) -> list[str]:
+    """Return the figures of a part, each with its caption: those of controls, or all others."""
+    plans = [plan for plan in planned(data) if plan.data is part and (plan.kind == "harm") == harm]
+    folder = images_folder(data)
+    return [text for plan in plans for text in (f"![{alt(plan)}]({folder}/{plan.name})", f"*{caption(plan)}*")]
+
+
 def alt(plan: Planned) -> str:
     """Return what a figure shows, for those who cannot see it."""
     what = {
@@ -238,6 +262,9 @@ def alt(plan: Planned) -> str:
         "release": "The paper's release, injected noise and LML over evaluations",
         "images": "Images of equal seeds: plain samplers, the same with LML, and the converged solution",
     }
+    if plan.kind == "harm":
+        measures = " and ".join(MEASURES[name] for name in plan.data.measures())
+        return f"{measures} with the {plan.control} control over plain, every cell; {the_model(plan.data)}"
     return f"{what[plan.kind]}; {the_model(plan.data)}"
 
 
@@ -249,6 +276,12 @@ def caption(plan: Planned) -> str:
         return f"Slopes are fitted {slopes}; the thin grey lines have the slopes 1, 2 and 3."
     if plan.kind == "release":
         return f"Default grids. Crosses are the release in float64. {bands}"
+    if plan.kind == "harm":
+        return (
+            "Blue cells are lower with the control, red ones higher; 1 is a cell that it leaves untouched. Harmed "
+            "cells have a thick outline, cells whose mean is more than 2% higher without that being established a "
+            "dotted one. Hatched cells are left out: the plain sampler itself has images that are not finite or wild."
+        )
     if plan.kind == "images":
         return (
             f"{IMAGE_NFE} network evaluations, default grids, the part's first seeds; the samplers with the largest "

@@ -12,7 +12,7 @@ from lmlangevin.commands.progress import progress_bars
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--suite", default="quick", help="quick, paper, or the path of a TOML file.")
+@click.option("--suite", default="quick", help="quick, paper, control, or the path of a TOML file.")
 @click.option("--part", "parts", multiple=True, help="Run this part alone; can be given several times.")
 @click.option(
     "--out",
@@ -30,6 +30,8 @@ def bench(suite: str, parts: tuple[str, ...], out: Path, page: Path | None, esti
     chosen = load_suite(suite)
     command = " ".join(["lml bench --suite", shlex.quote(suite), *(f"--part {name}" for name in parts)])
     runs = runner.plan(chosen, list(parts), out, _cache(), command)
+    for part in runner.left_out(chosen, list(parts)):
+        click.echo(f"{part.name}: left out. {part.absent}", err=True)
     total = 0.0
     for run in runs:
         cells, evaluations, seconds = runner.estimate(run)
@@ -44,7 +46,7 @@ def bench(suite: str, parts: tuple[str, ...], out: Path, page: Path | None, esti
     with progress_bars() as progress:
         for run in runs:
             run.run(progress)
-    from lmlangevin.bench.tables import summary
+    from lmlangevin.bench.summary import summary
 
     click.echo(summary(chosen, out))
     if page is not None:

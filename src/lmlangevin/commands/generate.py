@@ -37,7 +37,7 @@ class Interrupted(click.exceptions.Abort):
 
 @click.command(context_settings={"show_default": True})
 @click.option("--model", default="embedded", help="embedded, analytic-cifar10, a pipeline's folder, or a hub id.")
-@click.option("--scheduler", default="ddim", help=f"One of {SCHEDULER_NAMES}.")
+@click.option("--scheduler", default="", help=f"One of {SCHEDULER_NAMES}.  [default: ddim]")
 @click.option(
     "--steps",
     type=int,
@@ -54,7 +54,8 @@ class Interrupted(click.exceptions.Abort):
 @click.option("--kappa", type=float, help="The paper's kappa in [-1, 1], in place of --gain.")
 @click.option("--damping", type=float, help="The paper's damping, relative, with --kappa.")
 @click.option("--placement", default="score", help="Where LML acts: score, or reference for the paper's.")
-@click.option("--control", default="constant", help="Controller of the damping.")
+@click.option("--control", default="constant", help="constant, adaptive or calibrated.")
+@click.option("--calibration", help="File of lml calibrate, or a name.  [default: the package's]")
 @click.option("--rank", type=int, default=1, help="Number of previous predictions that LML uses.")
 @click.option("--no-lml", is_flag=True, help="Run the plain sampler.")
 @click.option("--compare", is_flag=True, help="Run plain and LML on the same seeds and draw one picture.")
@@ -70,7 +71,7 @@ def generate(no_lml: bool, **options: Any) -> None:
 
     Several processes may share the job: accelerate launch --multi_gpu --num_processes N -m lmlangevin generate ...
     """
-    with _told_by_the_first(), _interruptible():
+    with _told_by_the_first(), interruptible():
         from lmlangevin.generation import GenerateConfig
         from lmlangevin.generation import generate as run_job
         from lmlangevin.generation.processes import join_processes
@@ -116,7 +117,7 @@ def _later() -> bool:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Tell how to go on when the job is interrupted, by Ctrl-C or by a polite kill."""
     code = INTERRUPTED
 

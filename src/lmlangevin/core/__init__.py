@@ -5,11 +5,13 @@ from lmlangevin.core.config import LMLConfig
 from lmlangevin.core.correction import LMLInfo, LMLState, correct, lm_direction
 from lmlangevin.core.damping import Damping, History, controller_names, register_controller
 from lmlangevin.core.errors import LMLError
+from lmlangevin.core.scheduled import CalibratedSchedule, correct_scheduled
 
 __all__ = [
     "AdaptiveConstants",
     "AdaptiveState",
     "Adapted",
+    "CalibratedSchedule",
     "Damping",
     "History",
     "LMLConfig",
@@ -19,6 +21,7 @@ __all__ = [
     "adapt",
     "controller_names",
     "correct",
+    "correct_scheduled",
     "lm_direction",
     "register_controller",
 ]

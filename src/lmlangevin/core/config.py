@@ -52,7 +52,7 @@ class LMLConfig:
     control: str = "constant"
 
     def __post_init__(self) -> None:
-        from lmlangevin.core.damping import ADAPTIVE, controller_names
+        from lmlangevin.core.damping import ADAPTIVE, CALIBRATED, controller_names
 
         if self.gain is not None:
             if self.kappa is not None or self.damping is not None:
@@ -79,11 +79,11 @@ class LMLConfig:
             )
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or not 1 <= self.rank <= MAX_RANK:
             raise LMLError(f"rank={self.rank!r} is out of range; give a whole number from 1 to {MAX_RANK}.")
-        if self.control == ADAPTIVE:
+        if self.control in (ADAPTIVE, CALIBRATED):
             given = [name for name in ("gain", "kappa", "damping") if getattr(self, name) is not None]
             if given:
                 raise LMLError(
-                    f"control='adaptive' chooses the correction by itself and takes no {' or '.join(given)}; leave "
+                    f"control={self.control!r} has gains of its own and takes no {' or '.join(given)}; leave "
                     "that out, or give control='constant'."
                 )
         if self.control not in controller_names():

@@ -52,7 +52,8 @@ def _check_prediction(prediction: Tensor) -> None:
         raise LMLError(f"prediction is {got}; give a floating-point tensor of shape (batch, *event).")
 
 
-def _untouched(prediction: Tensor, columns: int) -> LMLInfo:
+def untouched(prediction: Tensor, columns: int) -> LMLInfo:
+    """Return what is reported of a prediction that stays as it came, with so many gains."""
     batch = prediction.shape[0]
     zeros = prediction.new_zeros((batch,), dtype=scalar_dtype(prediction.device))
     return LMLInfo(zeros[:, None].expand(-1, columns), zeros, torch.ones_like(zeros, dtype=torch.bool))
@@ -60,7 +61,7 @@ def _untouched(prediction: Tensor, columns: int) -> LMLInfo:
 
 def _apply(prediction: Tensor, previous: Sequence[Tensor], damping: Damping, absolute: bool) -> tuple[Tensor, LMLInfo]:
     if not previous or (isinstance(damping.kappa, (int, float)) and damping.kappa == 0):
-        return prediction, _untouched(prediction, max(1, len(previous)))
+        return prediction, untouched(prediction, max(1, len(previous)))
     solved = solve(prediction, previous, damping.kappa, damping.damping, absolute=absolute)
     direction = solved.direction
     if direction.dtype != prediction.dtype:
@@ -122,7 +123,7 @@ def lm_direction(
             )
     if previous is None:
         return prediction
-    if not _continues(prediction, previous):
+    if not continues(prediction, previous):
         raise LMLError(
             f"previous has shape {tuple(previous.shape)}, dtype {previous.dtype} on {previous.device}, the prediction "
             f"has {tuple(prediction.shape)}, {prediction.dtype} on {prediction.device}; give two that match."
@@ -130,7 +131,8 @@ def lm_direction(
     return _apply(prediction, (previous,), Damping(kappa, damping), absolute)[0]
 
 
-def _continues(prediction: Tensor, previous: Tensor) -> bool:
+def continues(prediction: Tensor, previous: Tensor) -> bool:
+    """Return whether two predictions can be of one run."""
     return (
         prediction.shape == previous.shape
         and prediction.dtype == previous.dtype
@@ -160,14 +162,14 @@ def correct(prediction: Tensor, state: LMLState, config: LMLConfig) -> tuple[Ten
         LMLError: If the prediction is not a floating-point tensor of shape (batch, *event).
     """
     _check_prediction(prediction)
-    if state.previous and not _continues(prediction, state.previous[0]):
+    if state.previous and not continues(prediction, state.previous[0]):
         state = LMLState()
     controller, depth = get_controller(config.control)
     if state.previous:
         damping = controller(History(prediction, state.previous, state.infos, state.step), config)
         corrected, info = _apply(prediction, state.previous[: config.rank], damping, config.damping_mode == "absolute")
     else:
-        corrected, info = prediction, _untouched(prediction, 1)
+        corrected, info = prediction, untouched(prediction, 1)
     kept = max(config.rank, depth)
     # Detached, or a run outside no_grad would keep the graph of every step before.
     info = LMLInfo(*(value.detach() for value in info))

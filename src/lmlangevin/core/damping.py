@@ -76,22 +76,28 @@ ADAPTIVE = "adaptive"
 """The control that also looks at the solver's position, and corrects it: `core.adaptive`, which has its own loop."""
 
 
+CALIBRATED = "calibrated"
+"""The control whose gains were fitted for every step before the run: `core.scheduled`."""
+
+_BESIDE = {
+    ADAPTIVE: "needs the solver's position beside its prediction; call lmlangevin.core.adapt in place of correct",
+    CALIBRATED: "needs the schedule that was fitted; call lmlangevin.core.correct_scheduled in place of correct",
+}
+
+
 def controller_names() -> tuple[str, ...]:
-    """Return the names that `LMLConfig(control=)` takes: those registered, in that order, and `"adaptive"`."""
-    return (*_CONTROLLERS, ADAPTIVE)
+    """Return the names that `LMLConfig(control=)` takes: those registered, in that order, then the two that are not."""
+    return (*_CONTROLLERS, *_BESIDE)
 
 
 def get_controller(name: str) -> tuple[Controller, int]:
     """Return (controller, depth) of a registered name.
 
     Raises:
-        LMLError: For `"adaptive"`, which no correction of a prediction alone can do.
+        LMLError: For `"adaptive"` and `"calibrated"`, which need more than the prediction and its history.
     """
-    if name == ADAPTIVE:
-        raise LMLError(
-            "control='adaptive' needs the solver's position beside its prediction; call lmlangevin.core.adapt in place "
-            "of correct, or give control='constant'."
-        )
+    if name in _BESIDE:
+        raise LMLError(f"control={name!r} {_BESIDE[name]}, or give control='constant'.")
     return _CONTROLLERS[name]
 
 

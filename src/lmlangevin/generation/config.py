@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lmlangevin.core.config import LMLConfig
+from lmlangevin.core.damping import CALIBRATED
 from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.seeds import SEED_LIMIT
 from lmlangevin.generation.store import Place, as_place
@@ -32,7 +33,8 @@ class GenerateConfig:
         out: Folder to write to, made if it is not there, or a URL that fsspec knows, such as `s3://bucket/run`.
         model: `"embedded"`, `"analytic-cifar10"`, a folder that `DiffusionPipeline.save_pretrained` wrote, or the hub
             id of a diffusers pipeline.
-        scheduler: Short name of the sampler, a key of `lmlangevin.schedulers.SCHEDULERS`.
+        scheduler: Short name of the sampler, a key of `lmlangevin.schedulers.SCHEDULERS`; the attribute is a name
+            always. None is the one that a calibration was fitted for, or `"ddim"`.
         steps: Steps of the sampler, 1 to 1000. One network evaluation each, PNDM one more in all, Heun two each but
             for one. None is what `nfe` costs, or 8; the attribute is a number always.
         nfe: Network evaluations of each image, guidance apart, in place of `steps`. Both may be given where they
@@ -48,7 +50,9 @@ class GenerateConfig:
         kappa: The paper's kappa, in place of `gain`.
         damping: The paper's damping, with `kappa`. Without these three the measured preset applies.
         placement: `"score"` or `"reference"`.
-        control: Name of the damping controller.
+        control: `"constant"`, `"adaptive"`, `"calibrated"`, or a controller of your own.
+        calibration: With `control="calibrated"`: a file that `lml calibrate` wrote, or the name of one that comes with
+            the package; None is the one that comes for this model and number of steps.
         rank: Number of previous predictions used.
         lml: Whether to use LML at all.
         compare: Whether to run the plain sampler on the same seeds as well.
@@ -66,7 +70,7 @@ class GenerateConfig:
 
     out: Place
     model: str = "embedded"
-    scheduler: str = "ddim"
+    scheduler: str = ""
     steps: int | None = None
     nfe: int | None = None
     num_images: int = 64
@@ -80,6 +84,7 @@ class GenerateConfig:
     damping: float | None = None
     placement: str = "score"
     control: str = "constant"
+    calibration: str | None = None
     rank: int = 1
     lml: bool = True
     compare: bool = False
@@ -94,9 +99,11 @@ class GenerateConfig:
         object.__setattr__(self, "out", as_place(self.out))
         if self.overwrite and self.resume:
             raise LMLError("overwrite and resume exclude each other: one deletes what the other keeps; give one.")
+        self._set_scheduler()
         self._set_steps()
         self._check_counts()
         self._check_lml()
+        self._check_calibration()
         self._check_model()
         _check_choice("dtype", self.dtype, DTYPES)
         self._check_grid()
@@ -117,6 +124,54 @@ class GenerateConfig:
         settings = dataclasses.asdict(self)
         del settings["out"], settings["overwrite"], settings["resume"]
         return settings
+
+    def _set_scheduler(self) -> None:
+        """Resolve `scheduler`, so that it is a name from here on."""
+        if self.scheduler:
+            return
+        name = "ddim"
+        if self.control == CALIBRATED:
+            name = "euler"
+            if self.calibration is not None:
+                from lmlangevin.schedulers.calibrations import load_calibration
+
+                name = load_calibration(self.calibration).sampler
+        object.__setattr__(self, "scheduler", name)
+
+    def _check_calibration(self) -> None:
+        """Resolve `calibration`, so that it is set where it is used."""
+        if self.control != CALIBRATED:
+            if self.calibration is not None:
+                raise LMLError(
+                    f"calibration={self.calibration!r} has no meaning with control={self.control!r}; give "
+                    "control='calibrated'."
+                )
+            return
+        from lmlangevin.schedulers.calibrations import load_calibration, shipped_calibrations, shipped_name
+        from lmlangevin.schedulers.names import find_scheduler
+
+        if self.calibration is None:
+            flow = find_scheduler(self.scheduler).flow
+            name = shipped_name(self.model, int(self.steps or 0), flow=flow)
+            if name not in shipped_calibrations():
+                raise LMLError(
+                    f"control='calibrated' with model={self.model!r} and steps={self.steps}: no such calibration comes "
+                    f"with the package, which has {', '.join(shipped_calibrations())}; give --calibration FILE, which "
+                    "lml calibrate makes."
+                )
+            object.__setattr__(self, "calibration", name)
+        fitted = load_calibration(str(self.calibration))
+        if self.steps != fitted.schedule.steps:
+            raise LMLError(
+                f"steps={self.steps} and calibration={self.calibration!r}, which was fitted for "
+                f"{fitted.schedule.steps}, contradict each other; give --steps {fitted.schedule.steps}."
+            )
+        for name in ("timestep_spacing", "sigmas", "flow_shift") if fitted.schedule.sigmas is not None else ():
+            if getattr(self, name) is not None:
+                raise LMLError(
+                    f"{name}={getattr(self, name)!r} and calibration={self.calibration!r}, which has a grid of its "
+                    "own, exclude each other; give one of them."
+                )
 
     def _set_steps(self) -> None:
         """Resolve `steps`, so that it is a number from here on."""

@@ -121,6 +121,8 @@ def _build(config: GenerateConfig, model: LoadedModel, notes: list[str], *, with
     if not with_lml:
         return plain
     keys = config.lml_keys()
+    if config.calibration is not None:
+        keys |= {"calibrated_steps": _calibrated_steps(config, model, plain)}
     by_preset = config.control == "constant" and config.gain is None and config.kappa is None and config.damping is None
     if by_preset and not model.measured:
         half = find_preset(type(plain), plain.config, halved=True)
@@ -136,3 +138,19 @@ def _build(config: GenerateConfig, model: LoadedModel, notes: list[str], *, with
             "try one, or another scheduler such as deis or euler."
         )
     return made
+
+
+def _calibrated_steps(config: GenerateConfig, model: LoadedModel, plain: Any) -> dict[str, Any]:
+    """Return the schedule of a job's calibration, which must be one of this model and sampler."""
+    from lmlangevin.schedulers.calibrations import fingerprint, load_calibration
+
+    fitted = load_calibration(str(config.calibration))
+    now = fingerprint(
+        model.networks[0],
+        plain,
+        steps=fitted.schedule.steps,
+        guidance_scale=config.guidance_scale,
+        own_grid=fitted.schedule.sigmas is not None,
+    )
+    fitted.check(now)
+    return fitted.schedule.to_config()

@@ -11,6 +11,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from lmlangevin.core import LMLError
+from lmlangevin.schedulers.grids import set_calibrated_timesteps
 from lmlangevin.schedulers.mixin import _DPM_UPDATES, FLOW_EULER, LML_DEFAULTS, LMLSchedulerMixin
 
 Base = TypeVar("Base", bound=SchedulerMixin)
@@ -152,9 +153,14 @@ def _make(base: type) -> type:
     @functools.wraps(parent.set_timesteps)
     def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
         self._lml_begin_run()
-        result = parent.set_timesteps(self, *args, **kwargs)
-        if self.config.lml_enabled and self.config.control == "adaptive":
-            self._lml_plan_adaptive()
+        if not self.config.lml_enabled:
+            return parent.set_timesteps(self, *args, **kwargs)
+        if self._lml_schedule is None:
+            result = parent.set_timesteps(self, *args, **kwargs)
+        else:
+            result = set_calibrated_timesteps(self, parent, self._lml_schedule, args, kwargs)
+        if self.config.control != "constant":
+            self._lml_plan()
         return result
 
     @functools.wraps(parent.step)

@@ -7,8 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmlangevin.core import AdaptiveState, LMLConfig, LMLError, LMLInfo, LMLState, adapt, correct
+from lmlangevin.core import (
+    AdaptiveState,
+    CalibratedSchedule,
+    LMLConfig,
+    LMLError,
+    LMLInfo,
+    LMLState,
+    adapt,
+    correct,
+    correct_scheduled,
+)
 from lmlangevin.schedulers import presets
+from lmlangevin.schedulers.grids import grid_setter
 from lmlangevin.schedulers.levels import Level, draws_noise, find_index, run_levels
 from lmlangevin.schedulers.noise import alpha_bar, noise_coordinates, prediction_from_noise
 
@@ -23,6 +34,7 @@ LML_DEFAULTS: dict[str, Any] = {
     "placement": "score",
     "rank": 1,
     "control": "constant",
+    "calibrated_steps": None,
     "lml_enabled": True,
     "record": False,
     "preset": None,
@@ -67,6 +79,7 @@ class LMLSchedulerMixin:
             )
         if config.control == "adaptive":
             self._check_adaptive()
+        self._lml_read_schedule()
         self._lml_resolve_preset()
         self._lml_config = self._lml_read_config()
         self.lml_history = []
@@ -85,6 +98,29 @@ class LMLSchedulerMixin:
                     f"{name}=True changes what the network predicts within the step, which control='adaptive' would "
                     f"take for an error and repair; give {name}=False, or control='constant'."
                 )
+
+    def _lml_read_schedule(self) -> None:
+        """Validate `calibrated_steps`, and that there is one exactly where it is used."""
+        given, control = self.config.calibrated_steps, self.config.control
+        if (control == "calibrated") != (given is not None):
+            raise LMLError(
+                f"control={control!r} with calibrated_steps={'None' if given is None else '{...}'}: the two go "
+                "together; give both, or apply_lml(pipe, control='calibrated', calibration=FILE), which does."
+            )
+        self._lml_schedule = None if given is None else CalibratedSchedule.from_config(given)
+        if self._lml_schedule is None:
+            return
+        if self.config.placement != "score":
+            raise LMLError(
+                f"placement={self.config.placement!r} is the paper's, with constant damping; give placement='score' "
+                "with control='calibrated'."
+            )
+        if self._lml_schedule.sigmas is not None and grid_setter(self._lml_base) is None:
+            raise LMLError(
+                f"calibrated_steps has a time grid, and {self._lml_base.__name__} takes none; give "
+                "EulerDiscreteScheduler, UniPCMultistepScheduler or FlowMatchEulerDiscreteScheduler, or a calibration "
+                "of gains alone."
+            )
 
     def _lml_resolve_preset(self) -> None:
         """Write the preset's gain into the configuration where the user gave none, with the preset's label."""
@@ -165,6 +201,7 @@ class LMLSchedulerMixin:
         # The configuration may have been changed through register_to_config since the last run.
         self._lml_resolve_preset()
         self._lml_config = self._lml_read_config()
+        self._lml_read_schedule()
         self.lml_history = []
         self._lml_reset()
 
@@ -184,18 +221,26 @@ class LMLSchedulerMixin:
                 "set_timesteps before every run, and use one call of step per timestep."
             )
 
-    def _lml_correct(self, n: Tensor) -> Tensor:
-        corrected, self._lml_state, info = correct(n, self._lml_state, self._lml_config)
+    def _lml_correct(self, n: Tensor, timestep: Any = None) -> Tensor:
+        if self._lml_schedule is not None:
+            index = self._lml_index(timestep)
+            corrected, self._lml_state, info = correct_scheduled(n, self._lml_state, self._lml_schedule, index)
+        else:
+            corrected, self._lml_state, info = correct(n, self._lml_state, self._lml_config)
         if self.config.record:
             self.lml_history.append(info)
         return corrected
 
     # The adaptive control -------------------------------------------------------------------------------------------
 
-    def _lml_plan_adaptive(self) -> None:
-        """Read the run's levels, once: after `set_timesteps`, and never in a step."""
-        self._lml_levels: list[Level] = run_levels(self)
+    def _lml_plan(self) -> None:
+        """Read the run's plan, once: after `set_timesteps`, and never in a step."""
         self._lml_timesteps: list[float] = self.timesteps.tolist()
+        if self.config.control == "adaptive":
+            self._lml_plan_adaptive()
+
+    def _lml_plan_adaptive(self) -> None:
+        self._lml_levels: list[Level] = run_levels(self)
         if draws_noise(self, self._lml_base.step, self.timesteps):
             raise LMLError(
                 f"control='adaptive' repairs what a solver of the ODE missed, and {self._lml_base.__name__} draws "
@@ -259,7 +304,7 @@ class LMLSchedulerMixin:
         learned = model_output.ndim == sample.ndim and model_output.shape[1] == 2 * channels
         prediction = model_output[:, :channels] if learned else model_output
         n, factor = noise_coordinates(self, prediction, timestep, sample)
-        d = self._lml_correct(n)
+        d = self._lml_correct(n, timestep)
         if d is n:
             return model_output
         corrected = d if n is prediction else (prediction + factor * (d - n)).to(prediction.dtype)

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
+import diffusers
+
 from lmlangevin.core import LMLError
+from lmlangevin.schedulers.calibrations import (
+    CalibrationFile,
+    fingerprint,
+    load_calibration,
+    network_of,
+    shipped_calibrations,
+)
 from lmlangevin.schedulers.factory import with_lml
 from lmlangevin.schedulers.mixin import LML_DEFAULTS, LMLSchedulerMixin
 from lmlangevin.schedulers.names import find_scheduler
@@ -34,6 +44,8 @@ def apply_lml(
     placement: str = "score",
     rank: int = 1,
     control: str = "constant",
+    calibration: str | Path | None = None,
+    guidance_scale: float | None = None,
     record: bool = False,
     scheduler: str | type | None = None,
 ) -> Any:
@@ -52,7 +64,12 @@ def apply_lml(
         damping_mode: `"relative"` or `"absolute"`.
         placement: `"score"` corrects the prediction before the solver sees it; `"reference"` is the paper's.
         rank: Number of previous predictions used.
-        control: Name of the damping controller.
+        control: `"constant"`, `"adaptive"` (chooses the correction by itself), `"calibrated"` (a schedule that was
+            fitted, see `calibration`), or a controller of your own.
+        calibration: With `control="calibrated"`: a file that `lml calibrate` wrote, or the name of one that comes with
+            the package. The scheduler becomes the one that it was fitted for.
+        guidance_scale: With a calibration: what the pipeline will be called with, to be compared with what was
+            calibrated. None compares nothing; a pipeline does not tell its scheduler.
         record: Whether to keep each step's `LMLInfo` on `pipe.scheduler.lml_history`.
         scheduler: Another sampler than the pipeline's own: a short name such as `"dpmpp-2m"` (see `lml info`), or a
             diffusers class.
@@ -61,8 +78,8 @@ def apply_lml(
         The pipeline, for chaining.
 
     Raises:
-        LMLError: If the pipeline has no scheduler or is known to be unsafe with one that keeps a history, or for a
-            setting out of range.
+        LMLError: If the pipeline has no scheduler or is known to be unsafe with one that keeps a history, for a
+            setting out of range, or for a calibration of something else.
     """
     family = type(pipe).__name__
     reason = next((why for name, why in _UNSAFE_PIPELINES.items() if family.startswith(name)), None)
@@ -71,6 +88,9 @@ def apply_lml(
     current = getattr(pipe, "scheduler", None)
     if current is None or not hasattr(current, "from_config"):
         raise LMLError(f"pipe={family} has no diffusers scheduler; give a diffusers pipeline.")
+    fitted = _read_calibration(control, calibration, guidance_scale)
+    if fitted is not None and scheduler is None:
+        scheduler = getattr(diffusers, fitted.fingerprint["scheduler_class"])
     base, overrides = _choose(current, scheduler)
     config = _without_lml(current.config)
     _check_flow(family, current, base, config)
@@ -85,6 +105,9 @@ def apply_lml(
         "record": record,
     }
     cls = with_lml(base)
+    if fitted is not None:
+        settings["calibrated_steps"] = fitted.schedule.to_config()
+        _check_calibration(pipe, base.from_config(config, **overrides), fitted, guidance_scale)
     by_preset = control == "constant" and gain is None and kappa is None and damping is None
     if by_preset and family not in _MEASURED_PIPELINES:
         plain = base.from_config(config, **overrides)
@@ -99,6 +122,37 @@ def apply_lml(
             base.__name__,
         )
     return pipe
+
+
+def _read_calibration(
+    control: str, calibration: str | Path | None, guidance_scale: float | None
+) -> CalibrationFile | None:
+    if control != "calibrated":
+        for name, value in (("calibration", calibration), ("guidance_scale", guidance_scale)):
+            if value is not None:
+                raise LMLError(
+                    f"{name}={str(value)!r} has no meaning with control={control!r}; give control='calibrated'."
+                )
+        return None
+    if calibration is None:
+        raise LMLError(
+            "control='calibrated' needs calibration=: a file that lml calibrate wrote, or one of "
+            f"{', '.join(shipped_calibrations())}."
+        )
+    return load_calibration(calibration)
+
+
+def _check_calibration(pipe: Any, plain: Any, fitted: CalibrationFile, guidance_scale: float | None) -> None:
+    """Refuse a calibration of something else. The number of steps is checked when a run is planned."""
+    steps = fitted.fingerprint["steps"]
+    own_grid = fitted.schedule.sigmas is not None
+    now = fingerprint(network_of(pipe), plain, steps=steps, guidance_scale=guidance_scale, own_grid=own_grid)
+    fitted.check(now, unknown=("guidance_scale",) if guidance_scale is None else ())
+    if guidance_scale is None and fitted.fingerprint["guidance_scale"] is not None:
+        logger.warning(
+            "The schedule was calibrated with guidance_scale=%g; call the pipeline with the same.",
+            fitted.fingerprint["guidance_scale"],
+        )
 
 
 def remove_lml(pipe: Any) -> Any:

@@ -1,0 +1,140 @@
+"""Calibration files: what they are tied to, and who refuses them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMPipeline, EulerDiscreteScheduler, UNet2DModel
+
+from lmlangevin import LMLError, apply_lml, remove_lml
+from lmlangevin.core import CalibratedSchedule
+from lmlangevin.schedulers.calibrations import CalibrationFile, fingerprint, load_calibration, shipped_calibrations
+
+SCHEDULE = CalibratedSchedule((157.4, 9.0, 0.8, 0.0), ((0.0,), (0.5,), (0.3,)))
+
+
+@pytest.fixture
+def pipe() -> Any:
+    torch.manual_seed(3)
+    unet = UNet2DModel(
+        sample_size=8,
+        layers_per_block=1,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+    )
+    return DDPMPipeline(unet, DDIMScheduler())  # pyright: ignore[reportArgumentType]
+
+
+def made_for(pipe: Any, guidance: float | None = None) -> CalibrationFile:
+    plain = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    mark = fingerprint(pipe.unet, plain, steps=3, guidance_scale=guidance, own_grid=True)
+    return CalibrationFile(SCHEDULE, mark, {"scheduler": "euler"})
+
+
+def test_a_file_survives_being_saved(pipe: Any, tmp_path: Path) -> None:
+    file = made_for(pipe)
+    file.save(tmp_path / "gains.json")
+    assert CalibrationFile.load(tmp_path / "gains.json") == file
+    assert list(tmp_path.iterdir()) == [tmp_path / "gains.json"]
+
+
+def test_a_pipeline_gets_the_schedule_and_samples_with_it(pipe: Any, tmp_path: Path) -> None:
+    path = tmp_path / "gains.json"
+    made_for(pipe).save(path)
+    apply_lml(pipe, control="calibrated", calibration=path)
+    assert type(pipe.scheduler).__name__ == "EulerDiscreteLMLScheduler"
+    pipe.set_progress_bar_config(disable=True)
+    image = pipe(num_inference_steps=3, generator=torch.Generator().manual_seed(1), output_type="np").images
+    assert pipe.scheduler.sigmas.tolist() == pytest.approx(SCHEDULE.levels)
+    assert image.shape == (1, 8, 8, 3)
+    with pytest.raises(LMLError, match="num_inference_steps is 4"):
+        pipe(num_inference_steps=4)
+    remove_lml(pipe)
+    assert "calibrated_steps" not in pipe.scheduler.config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_config_hash": "0" * 16}, "model_config_hash was .* and is"),
+        ({"prediction_type": "v_prediction"}, 'prediction_type was "v_prediction" and is "epsilon"'),
+        ({"flow": True}, "flow was true and is false"),
+    ],
+)
+def test_another_models_calibration_is_refused_by_field(
+    pipe: Any, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    file = made_for(pipe)
+    CalibrationFile(SCHEDULE, file.fingerprint | change, file.fit).save(tmp_path / "g.json")
+    with pytest.raises(LMLError, match=message):
+        apply_lml(pipe, control="calibrated", calibration=tmp_path / "g.json")
+
+
+def test_another_noise_schedule_is_refused_by_its_key(pipe: Any, tmp_path: Path) -> None:
+    made_for(pipe).save(tmp_path / "g.json")
+    pipe.scheduler = DDIMScheduler(beta_end=0.012)
+    with pytest.raises(LMLError, match=r"scheduler_config.beta_end was 0.02 and is 0.012") as caught:
+        apply_lml(pipe, control="calibrated", calibration=tmp_path / "g.json")
+    assert "beta_start" not in str(caught.value)
+    # What the grid of the pipeline's own scheduler is does not matter to a schedule that has one.
+    pipe.scheduler = DDIMScheduler(timestep_spacing="trailing", clip_sample=False)
+    apply_lml(pipe, control="calibrated", calibration=tmp_path / "g.json")
+
+
+def test_guidance_is_compared_where_it_is_told(pipe: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made_for(pipe, guidance=5.0).save(tmp_path / "g.json")
+    with pytest.raises(LMLError, match=r"guidance_scale was 5.0 and is 7.5"):
+        apply_lml(pipe, control="calibrated", calibration=tmp_path / "g.json", guidance_scale=7.5)
+    apply_lml(pipe, control="calibrated", calibration=tmp_path / "g.json", guidance_scale=5.0)
+    assert not caplog.messages
+    apply_lml(pipe, control="calibrated", calibration=tmp_path / "g.json")
+    assert "guidance_scale=5" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"control": "calibrated"}, "needs calibration="),
+        ({"calibration": "x.json"}, "no meaning with control='constant'"),
+        ({"guidance_scale": 3.0}, "guidance_scale='3.0' has no meaning"),
+        ({"control": "calibrated", "calibration": "nowhere.json"}, "is no file and no name"),
+    ],
+)
+def test_half_of_what_is_needed_is_refused(pipe: Any, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(LMLError, match=message):
+        apply_lml(pipe, **given)
+
+
+def test_another_sampler_than_was_calibrated_is_refused(pipe: Any, tmp_path: Path) -> None:
+    made_for(pipe).save(tmp_path / "g.json")
+    with pytest.raises(LMLError, match=r"scheduler_class was \"EulerDiscreteScheduler\""):
+        apply_lml(pipe, control="calibrated", calibration=tmp_path / "g.json", scheduler="dpmpp-2m")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[1]", "holds a list"),
+        (json.dumps({"format": "other"}), "has the format 'other'"),
+        (json.dumps({"format": "lmlangevin-calibration-1", "schedule": {}}), "lacks fingerprint, fit"),
+    ],
+)
+def test_what_is_no_calibration_file_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "g.json").write_text(content)
+    with pytest.raises(LMLError, match=message):
+        load_calibration(tmp_path / "g.json")
+
+
+@pytest.mark.parametrize("name", shipped_calibrations())
+def test_those_that_come_with_the_package_can_be_loaded(name: str) -> None:
+    file = load_calibration(name)
+    assert name.endswith(f"-{file.schedule.steps}")
+    assert file.fingerprint["flow"] == ("-flow-" in name)
+    assert file.fit["heldout_error"]["after"] < file.fit["heldout_error"]["before"]
