@@ -47,7 +47,7 @@ def test_a_key_says_all_of_a_cell(cell: Cell) -> None:
 
 
 def test_the_suites_of_the_package_can_be_read_and_cover_what_they_name() -> None:
-    assert suite_names() == ["control", "paper", "quick"]
+    assert suite_names() == ["calibrated", "control", "paper", "quick"]
     for name in suite_names():
         suite = load_suite(name)
         assert suite.name == name
@@ -70,7 +70,8 @@ def test_the_matrix_of_the_control_suite_is_the_one_that_is_asked_for() -> None:
         cells = [cell for cell in matrix.cells() if cell.grid != FITTED]
         plain = {cell for cell in cells if not cell.control}
         assert {dataclasses.replace(cell, control="adaptive") for cell in plain} == {c for c in cells if c.control}
-        assert {cell.sampler for cell in cells} == set(SCHEDULERS) - {"heun", "sde-dpmpp-2m"}
+        others = {"heun", "sde-dpmpp-2m", "flow-heun", "flow-dpmpp-2m", "flow-unipc"}
+        assert {cell.sampler for cell in cells} == set(SCHEDULERS) - others
         assert {cell.nfe for cell in cells} == {5, 6, 8, 10, 15, 20, 30, 50}
         assert {cell.grid for cell in cells} == {*VP_GRIDS, *SIGMA_GRIDS, "shift-1", "shift-3"}
     assert held_out.make.endswith(f"--out {Path(held_out.model).parent}") and "tools/fit_mixture.py" in held_out.make
@@ -246,5 +247,5 @@ def test_a_bad_suite_file_is_one_line(text: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_suite_names_those_that_there_are() -> None:
-    with pytest.raises(LMLError, match="suite='big' is unknown; give control, paper, quick"):
+    with pytest.raises(LMLError, match="suite='big' is unknown; give calibrated, control, paper, quick"):
         load_suite("big")

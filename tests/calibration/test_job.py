@@ -162,6 +162,18 @@ def test_the_estimate_is_what_the_run_keeps_to(tmp_path: Path) -> None:
     assert not (tmp_path / "h.json").exists()
 
 
+def test_several_starts_are_fitted_and_the_best_is_kept(tmp_path: Path) -> None:
+    job = Calibration(CalibrateConfig(**SMALL, out=tmp_path / "three.json", starts=3))
+    names: set[str] = set()
+    result = job.run(lambda name, done, total: names.add(name))
+    assert names == {"teacher", "fit 1", "fit 2", "fit 3"}
+    assert result.fit.evaluations <= result.fit.planned == job.effort.fit
+    alone = calibrate(CalibrateConfig(**SMALL, out=tmp_path / "one.json"))
+    assert result.fit.evaluations > 2 * alone.fit.evaluations
+    if alone.fit.initial.levels[-2] > 0.02:  # one of the three
+        assert result.file.fit["heldout_error"]["after"] <= alone.file.fit["heldout_error"]["after"]
+
+
 def test_a_warm_start_is_where_the_fit_begins(tmp_path: Path) -> None:
     first = calibrate(CalibrateConfig(**{**SMALL, "steps": 5}, out=tmp_path / "five.json"))
     warm = calibrate(CalibrateConfig(**SMALL, out=tmp_path / "four.json", warm_start=tmp_path / "five.json"))
@@ -176,12 +188,12 @@ def test_a_killed_calibration_goes_on(tmp_path: Path) -> None:
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     work, deadline = tmp_path / "gains.json.work", time.monotonic() + 120
-    while not (work / "fit.json").exists() and time.monotonic() < deadline and process.poll() is None:
+    while not (work / "fit-0.json").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not out.exists()
-    history = json.loads((work / "fit.json").read_text())["history"]
+    history = json.loads((work / "fit-0.json").read_text())["history"]
 
     refused = run("calibrate", *options(out, iterations=40, num_seeds=24))
     assert refused.exit_code == 2
@@ -206,6 +218,7 @@ def test_a_killed_calibration_goes_on(tmp_path: Path) -> None:
         ({"out": "gains.txt"}, "out='gains.txt' is no JSON file"),
         ({"steps": 1}, "steps=1 is out of range"),
         ({"rank": 0}, "rank=0"),
+        ({"starts": 6}, "starts=6"),
         ({"num_seeds": 3}, "num_seeds=3"),
         ({"teacher_steps": 7}, "teacher_steps=7 is out of range; give a whole number from 8"),
         ({"sigmas": "karras"}, "sigmas='karras' has no meaning"),

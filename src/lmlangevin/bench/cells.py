@@ -83,7 +83,9 @@ class Cell:
 def offered_grids(entry: SchedulerName) -> list[str]:
     """Return the time grids of a sampler."""
     if entry.flow:
-        return [*FLOW_GRIDS, *(grid for grid in SIGMA_GRIDS if _offers(entry, grid))]
+        # Solvers that were made for noise apply their grids by sigma to the flow's levels in ways of their own.
+        own = () if entry.shift_key == "flow_shift" else SIGMA_GRIDS
+        return [*FLOW_GRIDS, *(grid for grid in own if _offers(entry, grid))]
     return [grid for grid in (*VP_GRIDS, *SIGMA_GRIDS) if _offers(entry, grid)]
 
 
@@ -113,7 +115,7 @@ def scheduler_config(cell: Cell) -> dict[str, Any]:
     """Return the configuration keys that a cell's grid and final sigma set."""
     entry = find_scheduler(cell.sampler)
     if cell.grid in FLOW_GRIDS:
-        return {"shift": float(cell.grid.removeprefix("shift-"))}
+        return {entry.shift_key: float(cell.grid.removeprefix("shift-"))}
     if cell.grid == FITTED:
         return {}
     keys = grid_config(entry, cell.grid)

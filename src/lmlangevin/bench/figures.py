@@ -37,6 +37,9 @@ LOOKS: dict[str, tuple[str, str]] = {
     "sde-dpmpp-2m": ("#777777", "*"),
     "heun": ("#000000", ">"),
     "flow-euler": ("#8B5A2B", "h"),
+    "flow-heun": ("#000000", "8"),
+    "flow-dpmpp-2m": ("#4477AA", "^"),
+    "flow-unipc": ("#228833", "P"),
 }
 RELEASE_LOOKS: dict[str, tuple[dict[str, Any], ...]] = {
     "float32": ({"marker": "s", "linestyle": "-"}, {"marker": "d", "linestyle": ":"}),

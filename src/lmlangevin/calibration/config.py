@@ -31,6 +31,8 @@ class CalibrateConfig:
         seed: The first seed.
         teacher_steps: Steps of the fine solution, at least twice `steps`.
         iterations: The most iterations of the fit.
+        starts: How many schedules are fitted, each from a start of its own: the warm start first, then grids of other
+            ends. The one with the least error on held-out seeds is kept; the cost grows with their number.
         prior: Weight of the pull towards the initial schedule; see `FitOptions`.
         timestep_spacing: The sampler's time grid, where it is not fitted.
         sigmas: The same by noise level.
@@ -57,6 +59,7 @@ class CalibrateConfig:
     seed: int = FIRST_SEED
     teacher_steps: int = TEACHER_STEPS
     iterations: int = 30
+    starts: int = 1
     prior: float = 1e-3
     timestep_spacing: str | None = None
     sigmas: str | None = None
@@ -80,6 +83,7 @@ class CalibrateConfig:
         _whole("steps", self.steps, 2, 1000)
         _whole("rank", self.rank, 1, MAX_RANK)
         _whole("num_seeds", self.num_seeds, 4, 10**6)
+        _whole("starts", self.starts, 1, 5)
         _whole("iterations", self.iterations, 1, 10**6)
         _whole("teacher_steps", self.teacher_steps, 2 * int(self.steps or 0), 10**5)
         if self.own_grid and (self.timestep_spacing or self.sigmas):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -36,14 +37,14 @@ from lmlangevin.schedulers.calibrations import (
 from lmlangevin.schedulers.names import build_scheduler, find_scheduler
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called as (`"teacher"` or `"fit"`, evaluations done, evaluations at most)."""
+"""Called as (`"teacher"`, `"fit"` or `"fit 1"`, ..., evaluations done, evaluations at most)."""
 
 HELDOUT = 0.25
 DIFFERENCES = {"float32": 1e-3}
 HALF_DIFFERENCE = 0.05
 """Changes for the finite differences: a network in half precision rounds away smaller ones."""
-VP_STARTS = (0.015, 0.03, 0.06, 0.12)
-FLOW_STARTS = (0.015, 0.03, 0.06, 0.12)
+PATIENCE = 10
+STARTS = (0.03, 0.06, 0.12, 0.015)
 """Last levels before 0 of the grids that a fit can start from."""
 
 
@@ -98,6 +99,7 @@ class Calibration:
             iterations=config.iterations,
             prior=config.prior,
             heldout=HELDOUT,
+            patience=PATIENCE,
             batch_size=config.batch_size,
             difference=DIFFERENCES.get(config.dtype, HALF_DIFFERENCE),
         )
@@ -122,25 +124,38 @@ class Calibration:
         with without_known_warnings(), remembered_prompts(pipe), torch.inference_mode():
             start, target = self._teacher(progress)
             student = self._student(start)
-            result = fit(
-                student,
-                target,
-                self._initial(student),
-                options=self._options,
-                progress=None if progress is None else lambda done, total: progress("fit", done, total),
-                checkpoint=self.config.work / "fit.json",
-            )
+            results = [self._fit(student, target, i, progress) for i in range(len(self._groups(student)))]
+        best = min(results, key=lambda made: made.history[made.best].heldout_error or math.inf)
+        spent, planned = (sum(getattr(made, name) for made in results) for name in ("evaluations", "planned"))
+        result = replace(best, evaluations=spent, planned=planned)
         file = self._file(result)
         file.save(self.config.path)
         shutil.rmtree(self.config.work)
         return CalibrateResult(file, result, self.config.path)
 
+    def _fit(self, student: Student, target: Tensor, index: int, progress: Progress | None) -> FitResult:
+        """Fit from one of the starts."""
+        name = "fit" if self.config.starts == 1 else f"fit {index + 1}"
+        return fit(
+            student,
+            target,
+            self._groups(student)[index],
+            options=self._options,
+            progress=None if progress is None else lambda done, total: progress(name, done, total),
+            checkpoint=self.config.work / f"fit-{index}.json",
+        )
+
+    def _groups(self, student: Student) -> list[list[CalibratedSchedule]]:
+        """Return the starts of each fit: all of them for a single fit, which takes the best, or one each."""
+        starts = self._initial(student)
+        return [starts] if self.config.starts == 1 else [[start] for start in starts[: self.config.starts]]
+
     def _plan(self) -> Effort:
         seeds = self.config.num_seeds
         # The plan needs the number of seeds alone, and no noise.
         student = self._student(torch.zeros(seeds, 1))
-        starts = len(self._initial(student))
-        return Effort(self.config.teacher_steps * seeds, planned_evaluations(student, self._options, starts=starts))
+        planned = [planned_evaluations(student, self._options, starts=len(group)) for group in self._groups(student)]
+        return Effort(self.config.teacher_steps * seeds, sum(planned))
 
     def _student(self, start: Tensor) -> Student:
         rank = self.config.rank
@@ -164,13 +179,8 @@ class Calibration:
         if isinstance(student, SolverStudent):
             return [student.initial()] if warm is None else [warm]
         flow, smax, rank = self._predict.flow, self._predict.smax, self.config.rank
-        made = [
-            initial_schedule(self._steps, rank, smax=smax, smin=smin, flow=flow)
-            for smin in (FLOW_STARTS if flow else VP_STARTS)
-        ]
-        if warm is not None:
-            made.append(initial_schedule(self._steps, rank, smax=smax, flow=flow, neighbour=warm))
-        return made
+        made = [] if warm is None else [initial_schedule(self._steps, rank, smax=smax, flow=flow, neighbour=warm)]
+        return made + [initial_schedule(self._steps, rank, smax=smax, smin=smin, flow=flow) for smin in STARTS]
 
     def _open_work(self) -> None:
         """Make the work folder, or see that the one that is there is of this job."""

@@ -155,7 +155,9 @@ class PipelinePredictor(Predictor):
         self._capture.planned = s
         self._capture.set_timesteps(1)
         scale = float(getattr(self._capture, "init_noise_sigma", 1.0))
-        return self._ask(s, rows, latents=y / scale)[1].to(y.dtype)
+        # Pipelines take latents as they come, and their networks take their own dtype alone.
+        latents = (y / scale).to(getattr(self._pipe, "dtype", torch.float32))
+        return self._ask(s, rows, latents=latents)[1].to(y.dtype)
 
     def _ask(self, s: float, rows: Sequence[int], **given: Any) -> tuple[Tensor, Tensor]:
         call = {**self._arguments, **given, "num_inference_steps": 1, "output_type": "latent"}

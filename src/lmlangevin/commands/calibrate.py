@@ -19,6 +19,7 @@ from lmlangevin.commands.progress import progress_bars
 @click.option("--seed", type=int, default=1_000_000_000, help="The first seed; keep them apart from those of images.")
 @click.option("--teacher-steps", type=int, default=60, help="Steps of the fine solution.")
 @click.option("--iterations", type=int, default=30, help="The most iterations of the fit.")
+@click.option("--starts", type=int, default=1, help="Schedules to fit, each from another start; the best is kept.")
 @click.option("--prior", type=float, default=1e-3, help="Pull towards the schedule that the fit starts from.")
 @click.option("--timestep-spacing", help="Time grid of a sampler that keeps its own.")
 @click.option("--sigmas", help="The same by noise level.")

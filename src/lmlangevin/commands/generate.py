@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from lmlangevin.generation import GenerateResult, RunResult
 
 # Written out, because the tables that hold them import diffusers; a test keeps them equal.
-SCHEDULER_NAMES = "ddim, dpmpp-1, dpmpp-2m, dpmpp-3m, dpm-3, sde-dpmpp-2m, unipc, deis, pndm, euler, heun, flow-euler"
+SCHEDULER_NAMES = (
+    "ddim, dpmpp-1, dpmpp-2m, dpmpp-3m, dpm-3, sde-dpmpp-2m, unipc, deis, pndm, euler, heun, flow-euler, flow-heun, "
+    "flow-dpmpp-2m, flow-unipc"
+)
 
 
 MISTAKE = 2

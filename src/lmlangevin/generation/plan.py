@@ -108,12 +108,12 @@ def plan_runs(config: GenerateConfig, model: LoadedModel, notes: list[str]) -> l
 
 
 def _build(config: GenerateConfig, model: LoadedModel, notes: list[str], *, with_lml: bool) -> Any:
-    from lmlangevin.schedulers.names import build_scheduler
+    from lmlangevin.schedulers.names import build_scheduler, find_scheduler
     from lmlangevin.schedulers.presets import find_preset
 
     overrides: dict[str, Any] = {}
     if config.flow_shift is not None:
-        overrides["shift"] = config.flow_shift
+        overrides[find_scheduler(config.scheduler).shift_key] = config.flow_shift
         if model.scheduler_config.get("use_dynamic_shifting"):
             # Shift by the image's size would take the place of the number that was given.
             overrides["use_dynamic_shifting"] = False

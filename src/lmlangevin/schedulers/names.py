@@ -46,11 +46,16 @@ class SchedulerName:
         """The diffusers class."""
         return getattr(diffusers, self.class_name)
 
+    @property
+    def shift_key(self) -> str:
+        """Configuration key of a flow's shift: solvers that were made for noise have a name of their own for it."""
+        return "flow_shift" if self.config.get("use_flow_sigmas") else "shift"
+
     def evaluations(self, steps: int) -> int:
         """Return the network evaluations that a number of steps costs, guidance apart."""
         if self.class_name == "PNDMScheduler":
             return steps + 1  # the linear multistep start takes its first interval twice
-        if self.class_name == "HeunDiscreteScheduler":
+        if self.class_name in ("HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"):
             return 2 * steps - 1  # two an interval, but for the last, which ends at sigma 0
         return steps
 
@@ -66,6 +71,8 @@ class SchedulerName:
         costs = [self.evaluations(steps) for steps in (len(near), len(near) + 1) if steps]
         raise LMLError(f"nfe={nfe} is no cost of {self.title}; give {' or '.join(map(str, costs))}.")
 
+
+_FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 
 SCHEDULERS: dict[str, SchedulerName] = {
     "ddim": SchedulerName("DDIMScheduler", "DDIM"),
@@ -100,6 +107,14 @@ SCHEDULERS: dict[str, SchedulerName] = {
     "euler": SchedulerName("EulerDiscreteScheduler", "Euler"),
     "heun": SchedulerName("HeunDiscreteScheduler", "Heun", takes_lml=False),
     "flow-euler": SchedulerName("FlowMatchEulerDiscreteScheduler", "flow-matching Euler", flow=True),
+    "flow-heun": SchedulerName("FlowMatchHeunDiscreteScheduler", "flow-matching Heun", flow=True, takes_lml=False),
+    "flow-dpmpp-2m": SchedulerName(
+        "DPMSolverMultistepScheduler",
+        "flow-matching DPM-Solver++(2M)",
+        {"solver_order": 2, **_FLOW},
+        flow=True,
+    ),
+    "flow-unipc": SchedulerName("UniPCMultistepScheduler", "flow-matching UniPC", _FLOW, flow=True),
 }
 
 
@@ -138,6 +153,14 @@ def _grid_key(grid: str) -> str:
     return "timestep_spacing" if grid in VP_GRIDS else SIGMA_GRIDS[grid]
 
 
+def sampler_config(entry: SchedulerName, config: Any) -> dict[str, Any]:
+    """Return the configuration keys that make a class this sampler, a flow's shift taken over from the model's own."""
+    own = dict(entry.config)
+    if entry.shift_key == "flow_shift" and config.get("shift") is not None:
+        own["flow_shift"] = config["shift"]
+    return own
+
+
 def build_scheduler(
     name: str, config: Any, *, grid: str | None = None, lml: dict[str, Any] | None = None, **overrides: Any
 ) -> Any:
@@ -157,7 +180,9 @@ def build_scheduler(
         LMLError: For an unknown name or grid, or LML keys out of range.
     """
     entry = find_scheduler(name)
-    keys = {**entry.config, **grid_config(entry, grid), **overrides}
+    keys = {**sampler_config(entry, config), **grid_config(entry, grid), **overrides}
+    if entry.shift_key != "shift":
+        config = {key: value for key, value in config.items() if key != "shift"}  # diffusers would remark on it
     if lml is None:
         return entry.base.from_config(config, **keys)
     if not entry.takes_lml:

@@ -18,7 +18,7 @@ from lmlangevin.schedulers.calibrations import (
 )
 from lmlangevin.schedulers.factory import with_lml
 from lmlangevin.schedulers.mixin import LML_DEFAULTS, LMLSchedulerMixin
-from lmlangevin.schedulers.names import find_scheduler
+from lmlangevin.schedulers.names import find_scheduler, sampler_config
 from lmlangevin.schedulers.presets import find_preset
 
 logger = logging.getLogger("lmlangevin")
@@ -93,7 +93,7 @@ def apply_lml(
         scheduler = getattr(diffusers, fitted.fingerprint["scheduler_class"])
     base, overrides = _choose(current, scheduler)
     config = _without_lml(current.config)
-    _check_flow(family, current, base, config)
+    _check_flow(family, current, base, {**config, **overrides})
     settings: dict[str, Any] = {
         "gain": gain,
         "kappa": kappa,
@@ -174,7 +174,7 @@ def remove_lml(pipe: Any) -> Any:
 def _choose(current: Any, scheduler: str | type | None) -> tuple[Any, dict[str, Any]]:
     if isinstance(scheduler, str):
         entry = find_scheduler(scheduler)
-        return entry.base, dict(entry.config)
+        return entry.base, sampler_config(entry, current.config)
     base = type(current) if scheduler is None else scheduler
     if not isinstance(base, type):
         raise LMLError(
@@ -195,13 +195,13 @@ def _flow_config(config: Any) -> bool:
 
 
 def _check_flow(family: str, current: Any, base: type, config: Any) -> None:
-    flow = any(kin.__name__.startswith("FlowMatch") for kin in base.__mro__)
+    flow = any(kin.__name__.startswith("FlowMatch") for kin in base.__mro__) or _flow_config(config)
     if flow and not is_flow(current):
         raise LMLError(
             f"scheduler={base.__name__} samples flow-matching models, and the model of this {family} predicts noise; "
             "give 'ddim', 'dpmpp-2m' or 'unipc'."
         )
-    if is_flow(current) and not (flow or _flow_config(config)):
+    if is_flow(current) and not flow:
         raise LMLError(
             f"scheduler={base.__name__} samples models that predict noise, and the model of this {family} predicts a "
             "flow velocity; give 'flow-euler'."
