@@ -93,8 +93,33 @@ def jobs_table() -> str:
     return "\n".join([*lines, "", note, "", f"Made by `{job['command']}`."])
 
 
-TABLES = {"analytic": analytic_table, "embedded": embedded_table, "presets": preset_table, "jobs": jobs_table}
-FILES = [ROOT / "README.md", ROOT / "docs" / "presets.md", ROOT / "docs" / "generation.md"]
+def calibrations_table() -> str:
+    """The calibrations that come with the package."""
+    folder = ROOT / "src" / "lmlangevin" / "assets" / "calibrations"
+    lines = [
+        "| calibration | steps | gains a step | seeds | evaluations of a fit | RMSE before | RMSE after |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    files = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    for name in sorted(files, key=lambda n: (n.rstrip("0123456789"), files[n]["fingerprint"]["steps"])):
+        made = files[name]["fit"]
+        spent = (made["evaluations"] + made["teacher_evaluations"]) / 1000
+        error = made["heldout_error"]
+        lines.append(
+            f"| `{name}` | {files[name]['fingerprint']['steps']} | {made['rank']} | {made['num_seeds']} "
+            f"| {spent:.0f} thousand | {error['before']:.4f} | {error['after']:.4f} |"
+        )
+    return "\n".join([*lines, "", "Made by `sh tools/make_calibrations.sh`."])
+
+
+TABLES = {
+    "analytic": analytic_table,
+    "embedded": embedded_table,
+    "presets": preset_table,
+    "jobs": jobs_table,
+    "calibrations": calibrations_table,
+}
+FILES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("presets", "generation", "control"))]
 
 
 def render(text: str) -> str:

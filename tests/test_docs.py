@@ -72,7 +72,7 @@ def test_the_benchmark_page_is_that_of_the_result_files() -> None:
 def test_help_names_every_command() -> None:
     shown = CliRunner().invoke(cli, ["--help"])
     assert shown.exit_code == 0
-    assert all(name in shown.output for name in ("bench", "fid", "generate", "info"))
+    assert all(name in shown.output for name in ("bench", "calibrate", "fid", "generate", "info"))
 
 
 def test_the_presets_are_those_of_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:

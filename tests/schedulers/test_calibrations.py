@@ -138,3 +138,9 @@ def test_those_that_come_with_the_package_can_be_loaded(name: str) -> None:
     assert name.endswith(f"-{file.schedule.steps}")
     assert file.fingerprint["flow"] == ("-flow-" in name)
     assert file.fit["heldout_error"]["after"] < file.fit["heldout_error"]["before"]
+
+
+def test_both_built_in_models_have_calibrations_for_every_documented_length() -> None:
+    for model in ("embedded", "analytic-cifar10", "analytic-cifar10-flow"):
+        for steps in (5, 6, 7, 8, 10, 12, 15, 20):
+            assert f"{model}-{steps}" in shipped_calibrations()

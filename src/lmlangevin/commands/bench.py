@@ -12,7 +12,7 @@ from lmlangevin.commands.progress import progress_bars
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--suite", default="quick", help="quick, paper, control, or the path of a TOML file.")
+@click.option("--suite", default="quick", help="quick, paper, control, calibrated, or the path of a TOML file.")
 @click.option("--part", "parts", multiple=True, help="Run this part alone; can be given several times.")
 @click.option(
     "--out",
