@@ -186,6 +186,7 @@ def test_info_lists_schedulers_models_and_versions() -> None:
     from lmlangevin.schedulers import SCHEDULERS
 
     result = _invoke("info")
+    assert "Calibrations (MODEL-STEPS): analytic-cifar10 5, 6, 7, 8, 10" in result.output
     assert result.exit_code == 0
     for name, entry in SCHEDULERS.items():
         assert name in result.stdout

@@ -184,7 +184,7 @@ def test_a_warm_start_is_where_the_fit_begins(tmp_path: Path) -> None:
 
 def test_a_killed_calibration_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "gains.json"
-    words = [sys.executable, "-m", "lmlangevin", "calibrate", *options(out, iterations=40, num_seeds=24)]
+    words = [sys.executable, "-m", "lmlangevin", "calibrate", *options(out, iterations=12, num_seeds=24)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     work, deadline = tmp_path / "gains.json.work", time.monotonic() + 120
@@ -195,18 +195,18 @@ def test_a_killed_calibration_goes_on(tmp_path: Path) -> None:
     assert not out.exists()
     history = json.loads((work / "fit-0.json").read_text())["history"]
 
-    refused = run("calibrate", *options(out, iterations=40, num_seeds=24))
+    refused = run("calibrate", *options(out, iterations=12, num_seeds=24))
     assert refused.exit_code == 2
     assert "give --resume" in refused.output
     other = run("calibrate", *options(out, iterations=7, num_seeds=24, resume=True))
     assert other.exit_code == 2
-    assert "iterations is 7, was 40" in other.output
-    shown = run("calibrate", *options(out, iterations=40, num_seeds=24, resume=True))
+    assert "iterations is 7, was 12" in other.output
+    shown = run("calibrate", *options(out, iterations=12, num_seeds=24, resume=True))
     assert shown.exit_code == 0, shown.output
     assert not work.exists()
 
     whole = tmp_path / "whole.json"
-    assert run("calibrate", *options(whole, iterations=40, num_seeds=24)).exit_code == 0
+    assert run("calibrate", *options(whole, iterations=12, num_seeds=24)).exit_code == 0
     resumed, at_once = (json.loads(path.read_text()) for path in (out, whole))
     assert resumed["schedule"] == at_once["schedule"]
     assert len(history) >= 2

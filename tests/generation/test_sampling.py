@@ -70,7 +70,7 @@ def test_every_sampler_recovers_a_normal_distribution(name: str) -> None:
 def test_evaluations_are_what_the_sampler_says(name: str, lml: dict[str, Any] | None) -> None:
     entry = SCHEDULERS[name]
     expected = entry.evaluations(5)
-    assert expected == {"pndm": 6, "heun": 9}.get(name, 5)
+    assert expected == {"pndm": 6, "heun": 9, "flow-heun": 9}.get(name, 5)
     assert entry.steps_for(expected) == 5
     if lml is not None and not entry.takes_lml:
         with pytest.raises(LMLError, match="twice an interval"):

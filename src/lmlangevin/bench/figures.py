@@ -37,7 +37,7 @@ LOOKS: dict[str, tuple[str, str]] = {
     "sde-dpmpp-2m": ("#777777", "*"),
     "heun": ("#000000", ">"),
     "flow-euler": ("#8B5A2B", "h"),
-    "flow-heun": ("#000000", "8"),
+    "flow-heun": ("#444444", "8"),
     "flow-dpmpp-2m": ("#4477AA", "^"),
     "flow-unipc": ("#228833", "P"),
 }

@@ -83,6 +83,17 @@ def model_table() -> Table:
     return table
 
 
+def calibration_line() -> str:
+    """Return the calibrations that come with the package, by model, in one line."""
+    from lmlangevin.schedulers.calibrations import shipped_calibrations
+
+    steps: dict[str, list[str]] = {}
+    for name in shipped_calibrations():
+        model, _, length = name.rpartition("-")
+        steps.setdefault(model, []).append(length)
+    return "Calibrations (MODEL-STEPS): " + "; ".join(f"{model} {', '.join(n)}" for model, n in steps.items())
+
+
 def _folder_bytes(folder: Any) -> int:
     return sum(_folder_bytes(item) if item.is_dir() else len(item.read_bytes()) for item in folder.iterdir())
 
