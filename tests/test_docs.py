@@ -60,13 +60,14 @@ def test_every_result_file_says_how_it_was_made() -> None:
         assert "first_seed" in record
 
 
-def test_the_benchmark_page_is_that_of_the_result_files() -> None:
+@pytest.mark.parametrize(("suite", "page"), [("paper", "benchmarks"), ("calibrated", "calibrated")])
+def test_the_benchmark_pages_are_those_of_the_result_files(suite: str, page: str) -> None:
     from lmlangevin.bench.page import render_page
     from lmlangevin.bench.suite import load_suite
 
-    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    text = render_page(load_suite("paper"), ROOT / "benchmarks" / "results")
-    assert page == text, "run lml bench --suite paper --page docs/benchmarks.md: the page is out of date"
+    there = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    text = render_page(load_suite(suite), ROOT / "benchmarks" / "results")
+    assert there == text, f"run lml bench --suite {suite} --page docs/{page}.md: the page is out of date"
 
 
 def test_help_names_every_command() -> None:
