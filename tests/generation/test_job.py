@@ -84,8 +84,27 @@ def test_the_manifest_records_what_lml_did_at_each_step(tmp_path: Path) -> None:
         assert row["identity"] == 0
 
 
+def test_the_adaptive_control_is_used_unless_a_number_is_given(tmp_path: Path) -> None:
+    keys = {"scheduler": "dpmpp-2m", "sigmas": "exponential", "steps": 8, "num_images": 2, "compare": True}
+    result = generate(GenerateConfig(tmp_path / "open", **keys))
+    settings = _manifest(tmp_path / "open")["runs"]["lml"]["scheduler_config"]
+    assert settings["control"] == "adaptive" and settings["gain"] is None
+    assert not np.array_equal(_pixels(tmp_path / "open" / "lml"), _pixels(tmp_path / "open" / "plain"))
+    assert any(step["angle"] > 0 for step in _manifest(tmp_path / "open")["runs"]["lml"]["corrections"]), result.notes
+    for given in ({"gain": 0.2}, {"gain": None, "rank": 2}, {"gain": None, "placement": "reference"}):
+        generate(
+            _config(
+                tmp_path / str(given),
+                gain=given.get("gain"),
+                num_images=1,
+                **{k: v for k, v in given.items() if k != "gain"},
+            )
+        )
+        assert _manifest(tmp_path / str(given))["runs"]["images"]["scheduler_config"]["control"] == "constant"
+
+
 def test_the_preset_is_used_and_recorded_with_its_label(tmp_path: Path) -> None:
-    generate(_config(tmp_path, gain=None, num_images=2))
+    generate(_config(tmp_path, gain=None, control="constant", num_images=2))
     settings = _manifest(tmp_path)["runs"]["images"]["scheduler_config"]
     assert settings["preset"].endswith("/DDIMScheduler/leading")
     assert settings["gain"] is not None
@@ -268,5 +287,6 @@ def test_what_the_scheduler_refuses_is_refused_before_writing(settings: dict[str
 
 
 def test_a_preset_of_zero_is_said(tmp_path: Path) -> None:
-    result = generate(GenerateConfig(tmp_path / "out", scheduler="unipc", sigmas="exponential", steps=2, num_images=2))
+    asked = {"scheduler": "unipc", "sigmas": "exponential", "control": "constant"}
+    result = generate(GenerateConfig(tmp_path / "out", steps=2, num_images=2, **asked))
     assert any("is 0, which is the plain sampler" in note for note in result.notes)

@@ -101,7 +101,7 @@ def test_guidance_is_compared_where_it_is_told(pipe: Any, tmp_path: Path, caplog
     ("given", "message"),
     [
         ({"control": "calibrated"}, "needs calibration="),
-        ({"calibration": "x.json"}, "no meaning with control='constant'"),
+        ({"calibration": "x.json"}, "no meaning with control=None"),
         ({"guidance_scale": 3.0}, "guidance_scale='3.0' has no meaning"),
         ({"control": "calibrated", "calibration": "nowhere.json"}, "is no file and no name"),
     ],

@@ -25,6 +25,7 @@ from diffusers import (
 
 from lmlangevin import LMLError, apply_lml, remove_lml, with_lml
 from lmlangevin.schedulers import pipeline
+from lmlangevin.schedulers.choice import default_control
 
 
 @pytest.fixture(autouse=True)
@@ -124,13 +125,13 @@ def test_pixel_pipeline(pixel: Any, table: Any) -> None:
     plain = paint(pixel)
     before = pixel.scheduler
     config = dict(before.config)
-    assert apply_lml(pixel) is pixel
     # DDPMPipeline belongs to the measured family: the preset in full, no notice.
+    assert apply_lml(pixel, control="constant") is pixel
     assert pixel.scheduler.config.gain == 0.25 and pixel.scheduler.config.preset == "test-1/DDIMScheduler/trailing"
     assert isinstance(pixel.scheduler, DDIMScheduler) and type(pixel.scheduler) is with_lml(DDIMScheduler)
     first, second = paint(pixel), paint(pixel)
     assert np.array_equal(first, second) and abs(first - plain).max() > 1e-4
-    assert np.array_equal(paint(pixel, seed=3), paint(apply_lml(copy.copy(pixel)), seed=3))
+    assert np.array_equal(paint(pixel, seed=3), paint(apply_lml(copy.copy(pixel), control="constant"), seed=3))
     assert remove_lml(pixel) is pixel
     assert type(pixel.scheduler) is DDIMScheduler
     # Equal with the keys' bookkeeping: what nobody chose is still known as such.
@@ -147,6 +148,64 @@ def test_no_correction_is_the_plain_pipeline(pixel: Any, off: dict[str, float]) 
     assert np.array_equal(paint(apply_lml(pixel, **off)), plain)
 
 
+@pytest.mark.parametrize(
+    ("keys", "control"),
+    [
+        ({}, "adaptive"),
+        ({"scheduler": "dpmpp-2m"}, "adaptive"),
+        ({"gain": 0.3}, "constant"),
+        ({"kappa": 0.3}, "constant"),
+        ({"damping": 2.0}, "constant"),
+        ({"rank": 2}, "constant"),
+        ({"placement": "reference"}, "constant"),
+        ({"control": "constant"}, "constant"),
+    ],
+    ids=str,
+)
+def test_who_chooses_the_control(pixel: Any, table: Any, keys: dict[str, Any], control: str) -> None:
+    """Adaptive unless something was chosen that it has no use for."""
+    apply_lml(pixel, **keys)
+    assert pixel.scheduler.config.control == control
+    assert (pixel.scheduler.config.preset is None) == (
+        control == "adaptive" or bool({"gain", "kappa", "damping"} & {*keys})
+    )
+
+
+@pytest.mark.parametrize(
+    "config", [{"clip_sample": True}, {"clip_sample": False, "thresholding": True}], ids=["clips", "thresholds"]
+)
+def test_a_solver_that_it_does_not_work_with_gets_its_preset(unet: UNet2DModel, table: Any, config: Any) -> None:
+    pipe = apply_lml(DDPMPipeline(unet, DDIMScheduler(timestep_spacing="trailing", **config)))
+    assert (pipe.scheduler.config.control, pipe.scheduler.config.gain) == ("constant", 0.25)
+
+
+def test_a_solver_that_draws_noise_is_not_adapted(unet: UNet2DModel, table: Any) -> None:
+    plain = DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++")
+    assert default_control(plain, measured=True) == "constant"
+    assert default_control(DPMSolverMultistepScheduler(), measured=True) == "adaptive"
+    assert default_control(DPMSolverMultistepScheduler(), measured=False) == "constant"
+    assert plain.num_inference_steps is None  # a copy was asked
+
+
+def test_guided_models_are_not_adapted_unasked(text: Any, table: Any) -> None:
+    assert apply_lml(text).scheduler.config.control == "constant"
+    assert apply_lml(text, control="adaptive").scheduler.config.control == "adaptive"
+
+
+def test_a_run_that_is_left_alone_is_said_once(
+    pixel: Any, table: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lmlangevin.schedulers import mixin
+
+    monkeypatch.setattr(mixin, "_idle_noticed", False)
+    plain = paint(pixel, steps=50)
+    with caplog.at_level(logging.WARNING, logger="lmlangevin"):
+        assert np.array_equal(paint(apply_lml(pixel), steps=50), plain)
+        paint(pixel, steps=50)
+    notices = [r.getMessage() for r in caplog.records if r.name == "lmlangevin"]
+    assert len(notices) == 1 and "leaves this run of 50 steps as it is" in notices[0]
+
+
 def test_applying_twice_sets_anew(pixel: Any, table: Any) -> None:
     apply_lml(pixel, gain=0.6, rank=3, record=True)
     assert (pixel.scheduler.config.gain, pixel.scheduler.config.rank) == (0.6, 3)
@@ -156,7 +215,7 @@ def test_applying_twice_sets_anew(pixel: Any, table: Any) -> None:
     config = pixel.scheduler.config
     assert (config.gain, config.kappa, config.damping, config.rank, config.record) == (None, 0.2, 2.0, 1, False)
     assert (config.damping_mode, config.placement) == ("absolute", "reference")
-    apply_lml(pixel)
+    apply_lml(pixel, control="constant")
     assert (pixel.scheduler.config.gain, pixel.scheduler.config.kappa) == (0.25, None)
     paint(pixel)
     with_lml_keys = set(remove_lml(pixel).scheduler.config)
@@ -225,7 +284,7 @@ def test_ddim_pipeline_with_eta(unet: UNet2DModel, table: Any) -> None:
     plain = draw(1)
     apply_lml(pipe, gain=0)
     assert np.array_equal(draw(1), plain)
-    apply_lml(pipe)
+    apply_lml(pipe, control="constant")
     assert pipe.scheduler.config.gain == 0.5
     assert np.array_equal(draw(1), draw(1)) and abs(draw(1) - plain).max() > 1e-4
 
@@ -385,7 +444,7 @@ def test_a_preset_of_zero_is_said(
 ) -> None:
     monkeypatch.setitem(table["gains"]["DDIMScheduler"], "trailing", 0.0)
     with caplog.at_level(logging.WARNING, logger="lmlangevin"):
-        apply_lml(pixel, scheduler="ddim")
+        apply_lml(pixel, scheduler="ddim", control="constant")
     assert pixel.scheduler.config.gain == 0 and "samples as before" in caplog.text
     caplog.clear()
     apply_lml(pixel, gain=0.0)  # asked for: nothing to say

@@ -1,6 +1,6 @@
 """The method: pure functions and small frozen values on tensors of any event shape. Imports torch alone."""
 
-from lmlangevin.core.adaptive import Adapted, AdaptiveConstants, AdaptiveState, adapt
+from lmlangevin.core.adaptive import Adapted, AdaptiveConstants, AdaptiveState, adapt, run_trust
 from lmlangevin.core.config import LMLConfig
 from lmlangevin.core.correction import LMLInfo, LMLState, correct, lm_direction
 from lmlangevin.core.damping import Damping, History, controller_names, register_controller
@@ -24,4 +24,5 @@ __all__ = [
     "correct_scheduled",
     "lm_direction",
     "register_controller",
+    "run_trust",
 ]

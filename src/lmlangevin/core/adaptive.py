@@ -9,23 +9,31 @@ A solver had to extrapolate X over its last step. Once the next prediction has c
 instead, through the last three levels, in log s. What the interpolation says beyond where the solver stands is the
 step's *defect* e. It is used twice:
 
-1. Repair. The position is moved by e. Which n belongs to the moved position depends on what e is made of. If it is
-   noise, the data prediction does not change, and n changes by e/s; if it is signal, n does not change. Errors of a
-   network are uncorrelated from step to step, and the changes of n that make a trajectory curve are not, so the cosine
-   c between the last two changes of n tells them apart: n moves by (1 - max(c, 0)) e/s. A wrong share of signal would
-   be amplified by the next step, so that share is bounded by the length of that step.
+1. Repair. The position is moved by a share of e. Which n belongs to the moved position depends on what e is made of.
+   If it is noise, the data prediction does not change, and n changes by e/s; if it is signal, n does not change. Errors
+   of a network are uncorrelated from step to step, and the changes of n that make a trajectory curve are not, so the
+   cosine c between the last two changes of n tells them apart: n moves by (1 - max(c, 0)) e/s. A wrong share of signal
+   would be amplified by the next step, so that share is bounded by the length of that step.
 2. Forecast. A defect that keeps its direction from step to step will come again, and is corrected in advance: n moves
    by the defect's slope, times the cosine between the last two of them. This is the Levenberg-Marquardt idea of trust:
    the correction grows while what was predicted is what is realised, and vanishes otherwise.
 
+How much of a defect is repaired matters more than how well. The error at the end of a run is a sum over its steps, and
+in good solvers the terms cancel: X first turns towards an image and then settles, so what is missed early and what is
+missed late have opposite signs. Repairing an equal share of every term leaves less of that sum; repairing the first
+half of it alone can leave more than there was. So the share is one for the whole run (`run_trust`): none where some
+step is too long for its defect to be known, and none where all are so short that little is missed; and it is less where
+the next step is longer than the judged one, and at the last step, whose own defect is never known.
+
 For a first-order solver both directions are that of n_i - n_{i-1}, the one that the rank-one LML turns n along; for a
-multistep solver they are what its own extrapolation left over, so nothing is counted twice. The solver, its grid and
-its number of steps are not known here: only predictions, positions and levels.
+multistep solver they are what its own extrapolation left over, so nothing is counted twice. The solver, its grid's name
+and its number of steps are not known here: only predictions, positions and levels.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -44,11 +52,22 @@ class AdaptiveConstants:
         forecast: Share of the expected defect that is corrected in advance, 0 to 1.
         growth: Largest growth of a defect from one step to the next that is believed.
         feedback: Bound on how much the next step may amplify a defect that was taken for signal and was noise.
+        blank: Noise-to-signal ratio at which half of a defect is repaired. Where there is hardly an image in X yet,
+            the interpolation finds all of a defect, and further down, in longer steps, little more than half.
+        last: Share of a defect that is repaired before the last step, which is never judged itself.
+        long: Longest steps of a run, in `image_stride`: up to the first number a run is corrected in full, from the
+            second on not at all.
+        short: Mean steps of a run, in the same unit: down to the second number it is corrected in full, from the first
+            on not at all.
     """
 
     forecast: float = 0.7
     growth: float = 1.5
     feedback: float = 2.0
+    blank: float = 60.0
+    last: float = 0.5
+    long: tuple[float, float] = (1.0, 1.45)
+    short: tuple[float, float] = (0.14, 0.26)
 
 
 class AdaptiveState(NamedTuple):
@@ -87,6 +106,43 @@ class Adapted(NamedTuple):
     shift: Tensor | None
     state: AdaptiveState
     info: LMLInfo
+
+
+def image_stride(start: float, end: float) -> float:
+    """Return how much of an image a step decides: its length in log s, less what lies outside the range that matters.
+
+    Far above the standard deviation of the data there is no image in X yet, and far below it is done.
+
+    Args:
+        start: Noise-to-signal ratio that the step starts from.
+        end: The one it ends at.
+    """
+
+    def place(s: float) -> float:
+        return math.log((s + _DONE) / (1 + s / _NOISE)) if math.isfinite(s) else math.log(_NOISE)
+
+    return place(start) - place(end)
+
+
+def run_trust(ratios: Sequence[float], constants: AdaptiveConstants = AdaptiveConstants()) -> float:
+    """Return the share of every defect of a run that is to be corrected, 0 to 1.
+
+    Args:
+        ratios: Noise-to-signal ratios of the levels that the network is evaluated at, in the order of the run.
+        constants: The constants.
+
+    Returns:
+        0 for a run of one evaluation, which has no defect to judge.
+    """
+    strides = [abs(image_stride(start, end)) for start, end in zip(ratios[:-1], ratios[1:], strict=True)]
+    strides = [stride for stride in strides if stride > _SAME_LEVEL]
+    if not strides:
+        return 0.0
+    full, none = constants.long
+    nothing, enough = constants.short
+    by_longest = (none - max(strides)) / (none - full)
+    by_mean = (sum(strides) / len(strides) - nothing) / (enough - nothing)
+    return min(1.0, max(0.0, by_longest)) * min(1.0, max(0.0, by_mean))
 
 
 def interpolation_weights(logs: tuple[float, ...], start: float, end: float) -> list[float]:
@@ -131,6 +187,7 @@ def adapt(
     *,
     log: float | None = None,
     untouched: Tensor | None = None,
+    trust: float = 1.0,
     constants: AdaptiveConstants = AdaptiveConstants(),
 ) -> Adapted:
     """Judge the last step by this prediction, and correct this one.
@@ -143,12 +200,13 @@ def adapt(
         prediction: n: the noise of a variance-preserving model or the velocity of a flow, (batch, *event).
         position: y = x / alpha of that model, or x of a flow; the same shape.
         level: s = sigma / alpha, or a flow's sigma in (0, 1].
-        next_level: The level that the solver steps to.
+        next_level: The level that the solver steps to; 0 for the last step of a run, wherever that ends.
         state: What the step before returned.
         log: Logarithm of the noise-to-signal ratio at this level; by default that of `level`. A flow's is
             log(s / (1 - s)).
         untouched: (batch,) bool: whether the position is where the solver left it. A pipeline that blends a sample with
             something else between steps (inpainting) moves it, and that is no defect. None: all of them.
+        trust: Share of every defect of this run that is corrected, from `run_trust`.
         constants: The constants.
 
     Returns:
@@ -156,6 +214,8 @@ def adapt(
     """
     work = torch.promote_types(prediction.dtype, torch.float32)
     n, y = prediction.detach().to(work), position.detach().to(work)
+    if trust == 0:
+        return Adapted(None, None, AdaptiveState(), _nothing(n))
     if state.levels and state.data[0].shape != n.shape:
         state = AdaptiveState()
     log = math.log(max(level, 1e-30)) if log is None else log
@@ -179,19 +239,22 @@ def adapt(
 
     stride, ahead = logs[1] - log, _stride_ahead(level, next_level)
     share = _signal_share(n, state.predictions)
-    belief = constants.forecast
-    if ahead:
+    repair, belief = trust / (1 + math.exp(log) / constants.blank), trust * constants.forecast
+    if next_level <= 0:
+        repair, belief = repair * constants.last, 0.0
+    elif ahead:
         # The next step amplifies what was wrongly taken for signal by about s/s_next - 1, and a longer step than the
         # last one carries every change of X further than it was measured.
         stretch = min(1.0, abs(stride / ahead))
         share = (share * stretch).clamp(max=constants.feedback / math.expm1(abs(ahead)))
-        belief *= stretch
+        repair, belief = repair * stretch, belief * stretch
     slope = defect / (level - previous)
     if state.forecast is not None:
         slope.add_(state.forecast)
     if untouched is not None:
         # Someone else moved the sample: the last step cannot be judged, and nothing follows from it.
         defect, slope = (torch.where(_column(untouched, n), value, 0) for value in (defect, slope))
+    defect.mul_(repair)
     moved = torch.addcmul(n, defect, _column((1 - share) / level, n))
     forecast = None
     if state.slope is not None and belief:
@@ -215,6 +278,9 @@ def adapt(
     )
     return Adapted(moved, defect, following, _describe(n, moved, state.predictions[0]))
 
+
+_DONE, _NOISE = 0.2, 15.0
+"""Noise-to-signal ratios below which an image is done, and above which there is none, in units of data in [-1, 1]."""
 
 _SAME_LEVEL = 1e-7
 """Difference of logarithms under which two levels are one."""

@@ -72,9 +72,11 @@ def register_controller(name: str, *, depth: int = 1) -> Callable[[Controller], 
     return decorate
 
 
+CONSTANT = "constant"
+"""The control that is one number for every step."""
+
 ADAPTIVE = "adaptive"
 """The control that also looks at the solver's position, and corrects it: `core.adaptive`, which has its own loop."""
-
 
 CALIBRATED = "calibrated"
 """The control whose gains were fitted for every step before the run: `core.scheduled`."""
@@ -101,7 +103,7 @@ def get_controller(name: str) -> tuple[Controller, int]:
     return _CONTROLLERS[name]
 
 
-@register_controller("constant")
+@register_controller(CONSTANT)
 def constant(history: History, config: LMLConfig) -> Damping:
     """The configured kappa and damping at every step."""
     del history

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lmlangevin.core.config import LMLConfig
-from lmlangevin.core.damping import CALIBRATED
+from lmlangevin.core.damping import CALIBRATED, CONSTANT
 from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.seeds import SEED_LIMIT
 from lmlangevin.generation.store import Place, as_place
@@ -48,9 +48,11 @@ class GenerateConfig:
             pipeline's own otherwise.
         gain: Strength of LML, one number; see `LMLConfig`.
         kappa: The paper's kappa, in place of `gain`.
-        damping: The paper's damping, with `kappa`. Without these three the measured preset applies.
+        damping: The paper's damping, with `kappa`.
         placement: `"score"` or `"reference"`.
-        control: `"constant"`, `"adaptive"`, `"calibrated"`, or a controller of your own.
+        control: `"constant"` (the measured preset, where none of those three is given), `"adaptive"`, `"calibrated"`,
+            or a controller of your own. None is `"adaptive"` for unconditional pixel models and solvers that it works
+            with, unless a setting of LML is given, and `"constant"` otherwise.
         calibration: With `control="calibrated"`: a file that `lml calibrate` wrote, or the name of one that comes with
             the package; None is the one that comes for this model and number of steps.
         rank: Number of previous predictions used.
@@ -83,7 +85,7 @@ class GenerateConfig:
     kappa: float | None = None
     damping: float | None = None
     placement: str = "score"
-    control: str = "constant"
+    control: str | None = None
     calibration: str | None = None
     rank: int = 1
     lml: bool = True
@@ -114,10 +116,17 @@ class GenerateConfig:
         """The time grid that was asked for, None for the sampler's default."""
         return self.timestep_spacing or self.sigmas
 
+    @property
+    def chosen(self) -> bool:
+        """Whether any number or placement of the correction was given."""
+        numbers = self.gain is not None or self.kappa is not None or self.damping is not None
+        return numbers or self.placement != "score" or self.rank != 1
+
     def lml_keys(self) -> dict[str, Any]:
-        """Return the configuration keys of the LML scheduler."""
+        """Return the configuration keys of the LML scheduler, without `control` if that was left open."""
         given = {"gain": self.gain, "kappa": self.kappa, "damping": self.damping}
-        return given | {"placement": self.placement, "rank": self.rank, "control": self.control, "record": True}
+        control = {} if self.control is None else {"control": self.control}
+        return given | {"placement": self.placement, "rank": self.rank, "record": True} | control
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings for a manifest: all but where the images go, and what becomes of an earlier job."""
@@ -211,7 +220,9 @@ class GenerateConfig:
             )
 
     def _check_lml(self) -> None:
-        LMLConfig(kappa=self.kappa, damping=self.damping, gain=self.gain, rank=self.rank, control=self.control)
+        LMLConfig(
+            kappa=self.kappa, damping=self.damping, gain=self.gain, rank=self.rank, control=self.control or CONSTANT
+        )
         _check_choice("placement", self.placement, ("score", "reference"))
         if self.lml:
             return

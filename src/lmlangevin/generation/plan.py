@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmlangevin.core.damping import CONSTANT
 from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.config import GenerateConfig
 from lmlangevin.generation.ledger import Totals
@@ -108,6 +109,7 @@ def plan_runs(config: GenerateConfig, model: LoadedModel, notes: list[str]) -> l
 
 
 def _build(config: GenerateConfig, model: LoadedModel, notes: list[str], *, with_lml: bool) -> Any:
+    from lmlangevin.schedulers.choice import default_control
     from lmlangevin.schedulers.names import build_scheduler, find_scheduler
     from lmlangevin.schedulers.presets import find_preset
 
@@ -121,9 +123,10 @@ def _build(config: GenerateConfig, model: LoadedModel, notes: list[str], *, with
     if not with_lml:
         return plain
     keys = config.lml_keys()
+    control = keys.setdefault("control", default_control(plain, measured=model.measured and not config.chosen))
     if config.calibration is not None:
         keys |= {"calibrated_steps": _calibrated_steps(config, model, plain)}
-    by_preset = config.control == "constant" and config.gain is None and config.kappa is None and config.damping is None
+    by_preset = control == CONSTANT and config.gain is None and config.kappa is None and config.damping is None
     if by_preset and not model.measured:
         half = find_preset(type(plain), plain.config, halved=True)
         keys |= {"gain": half.gain, "preset": half.label}

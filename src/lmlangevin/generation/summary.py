@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from lmlangevin.core.config import LMLConfig
+from lmlangevin.core.damping import CONSTANT
 from lmlangevin.generation.config import GenerateConfig
 from lmlangevin.generation.images import BLOCKS, COLUMNS, compare_picture, make_grid, png_bytes, read_png
 from lmlangevin.generation.manifest import image_name
@@ -62,8 +63,9 @@ def _label(config: GenerateConfig, run: RunResult, title: str) -> list[str]:
 def _strength(config: GenerateConfig, run: RunResult) -> str:
     if run.gain is not None:
         return f"gain {run.gain:.3g}"
-    if config.control != "constant":
-        return f"{config.control} gain"
+    control = run.scheduler.config.control
+    if control != CONSTANT:
+        return f"{control} control"
     kappa, damping = LMLConfig(kappa=config.kappa, damping=config.damping).resolved()
     return f"k {kappa:.3g}, mu {damping:.3g}"
 

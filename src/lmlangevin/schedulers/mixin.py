@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from typing import Any
 
 import torch
@@ -17,11 +19,14 @@ from lmlangevin.core import (
     adapt,
     correct,
     correct_scheduled,
+    run_trust,
 )
 from lmlangevin.schedulers import presets
 from lmlangevin.schedulers.grids import grid_setter
 from lmlangevin.schedulers.levels import Level, draws_noise, find_index, run_levels
 from lmlangevin.schedulers.noise import alpha_bar, noise_coordinates, prediction_from_noise
+
+logger = logging.getLogger("lmlangevin")
 
 PLACEMENTS = ("score", "reference")
 FLOW_EULER = "FlowMatchEulerDiscreteScheduler"
@@ -46,6 +51,21 @@ _DPM_UPDATES = (
     "multistep_dpm_solver_second_order_update",
     "multistep_dpm_solver_third_order_update",
 )
+
+
+_idle_noticed = False
+
+
+def _notice_idle(steps: int) -> None:
+    """Say once a process why the images are those of the plain sampler."""
+    global _idle_noticed
+    if not _idle_noticed:
+        logger.warning(
+            "The adaptive control leaves this run of %d steps as it is: on this time grid some are too long for it to "
+            "judge, or all so short that little is missed. Give another grid or number of steps, or a gain.",
+            steps,
+        )
+    _idle_noticed = True
 
 
 class LMLSchedulerMixin:
@@ -241,6 +261,9 @@ class LMLSchedulerMixin:
 
     def _lml_plan_adaptive(self) -> None:
         self._lml_levels: list[Level] = run_levels(self)
+        self._lml_trust = run_trust([math.exp(level.log) for level in self._lml_levels[:-1]])
+        if self._lml_trust == 0:
+            _notice_idle(len(self._lml_levels) - 1)
         if draws_noise(self, self._lml_base.step, self.timesteps):
             raise LMLError(
                 f"control='adaptive' repairs what a solver of the ODE missed, and {self._lml_base.__name__} draws "
@@ -255,16 +278,18 @@ class LMLSchedulerMixin:
         prediction = model_output[:, :channels] if learned else model_output
         n, _ = noise_coordinates(self, prediction, timestep, sample)
         index = self._lml_index(timestep)
-        level, following = self._lml_levels[index], self._lml_levels[index + 1]
+        level = self._lml_levels[index]
+        last = index + 2 == len(self._lml_levels)
         wide = torch.promote_types(sample.dtype, torch.float32)
         adapted = adapt(
             n,
             sample.to(wide) / level.scale,
             level.value,
-            following.value,
+            0.0 if last else self._lml_levels[index + 1].value,
             self._lml_adaptive,
             log=level.log,
             untouched=self._lml_untouched(sample),
+            trust=self._lml_trust,
         )
         self._lml_adaptive = adapted.state
         if self.config.record:

@@ -9,6 +9,7 @@ from typing import Any
 import diffusers
 
 from lmlangevin.core import LMLError
+from lmlangevin.core.damping import CALIBRATED, CONSTANT
 from lmlangevin.schedulers.calibrations import (
     CalibrationFile,
     fingerprint,
@@ -16,6 +17,7 @@ from lmlangevin.schedulers.calibrations import (
     network_of,
     shipped_calibrations,
 )
+from lmlangevin.schedulers.choice import default_control
 from lmlangevin.schedulers.factory import with_lml
 from lmlangevin.schedulers.mixin import LML_DEFAULTS, LMLSchedulerMixin
 from lmlangevin.schedulers.names import find_scheduler, sampler_config
@@ -24,7 +26,7 @@ from lmlangevin.schedulers.presets import find_preset
 logger = logging.getLogger("lmlangevin")
 
 _MEASURED_PIPELINES = ("DDPMPipeline", "DDIMPipeline")
-"""Unconditional pixel models, which the presets were measured on."""
+"""Unconditional pixel models, which the presets and the adaptive control were measured on."""
 
 _UNSAFE_PIPELINES = {
     "LEditsPP": "it inverts images with a scheduler step of its own",
@@ -43,7 +45,7 @@ def apply_lml(
     damping_mode: str = "relative",
     placement: str = "score",
     rank: int = 1,
-    control: str = "constant",
+    control: str | None = None,
     calibration: str | Path | None = None,
     guidance_scale: float | None = None,
     record: bool = False,
@@ -57,15 +59,18 @@ def apply_lml(
 
     Args:
         pipe: A pipeline with a `scheduler`. A scheduler that is an LML one already is set anew.
-        gain: The correction's strength, one number. Without `gain` and `kappa` the measured preset of the scheduler
-            and its time grid applies; for guided, latent and other pipelines that it was not measured on, half of it.
+        gain: The correction's strength, one number, with `control="constant"`. Without `gain` and `kappa` that takes
+            the measured preset of the scheduler and its time grid; for guided, latent and other pipelines that it was
+            not measured on, half of it.
         kappa: The paper's kappa, in [-1, 1], in place of `gain`.
         damping: The paper's damping, relative to ||b||^2 unless `damping_mode="absolute"`.
         damping_mode: `"relative"` or `"absolute"`.
         placement: `"score"` corrects the prediction before the solver sees it; `"reference"` is the paper's.
         rank: Number of previous predictions used.
         control: `"constant"`, `"adaptive"` (chooses the correction by itself), `"calibrated"` (a schedule that was
-            fitted, see `calibration`), or a controller of your own.
+            fitted, see `calibration`), or a controller of your own. None is `"adaptive"` for unconditional pixel
+            models and solvers that it works with, unless any of the settings above is given, and `"constant"`
+            otherwise.
         calibration: With `control="calibrated"`: a file that `lml calibrate` wrote, or the name of one that comes with
             the package. The scheduler becomes the one that it was fitted for.
         guidance_scale: With a calibration: what the pipeline will be called with, to be compared with what was
@@ -88,12 +93,16 @@ def apply_lml(
     current = getattr(pipe, "scheduler", None)
     if current is None or not hasattr(current, "from_config"):
         raise LMLError(f"pipe={family} has no diffusers scheduler; give a diffusers pipeline.")
+    chosen = gain is not None or kappa is not None or damping is not None or placement != "score" or rank != 1
+    unmeasured = family not in _MEASURED_PIPELINES
     fitted = _read_calibration(control, calibration, guidance_scale)
     if fitted is not None and scheduler is None:
         scheduler = getattr(diffusers, fitted.fingerprint["scheduler_class"])
     base, overrides = _choose(current, scheduler)
     config = _without_lml(current.config)
     _check_flow(family, current, base, {**config, **overrides})
+    if control is None:
+        control = default_control(base.from_config(config, **overrides), measured=not (chosen or unmeasured))
     settings: dict[str, Any] = {
         "gain": gain,
         "kappa": kappa,
@@ -108,8 +117,8 @@ def apply_lml(
     if fitted is not None:
         settings["calibrated_steps"] = fitted.schedule.to_config()
         _check_calibration(pipe, base.from_config(config, **overrides), fitted, guidance_scale)
-    by_preset = control == "constant" and gain is None and kappa is None and damping is None
-    if by_preset and family not in _MEASURED_PIPELINES:
+    by_preset = control == CONSTANT and gain is None and kappa is None and damping is None
+    if by_preset and unmeasured:
         plain = base.from_config(config, **overrides)
         half = find_preset(base, plain.config, halved=True)
         settings |= {"gain": half.gain, "preset": half.label}
@@ -125,9 +134,9 @@ def apply_lml(
 
 
 def _read_calibration(
-    control: str, calibration: str | Path | None, guidance_scale: float | None
+    control: str | None, calibration: str | Path | None, guidance_scale: float | None
 ) -> CalibrationFile | None:
-    if control != "calibrated":
+    if control != CALIBRATED:
         for name, value in (("calibration", calibration), ("guidance_scale", guidance_scale)):
             if value is not None:
                 raise LMLError(
