@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -112,12 +113,100 @@ def calibrations_table() -> str:
     return "\n".join([*lines, "", "Made by `sh tools/make_calibrations.sh`."])
 
 
+def study_table() -> str:
+    """What a calibration needs, from the study's rows."""
+    data = json.loads((RESULTS / "calibration_study.json").read_text())
+    names = {
+        "seeds": "fitted from nothing, {} seeds",
+        "warm": "fitted from the 10 steps, {} seeds",
+        "parts": "{}",
+        "greedy": "greedy, step by step, uniform grid, {} steps",
+    }
+    lines = ["| fit of 8 steps | evaluations | RMSE on its own seeds | RMSE on fresh seeds |", "|---|---|---|---|"]
+    rows = data["rows"]
+    for key, row in rows.items():
+        group, _, what = key.partition(":")
+        if group in names:
+            own = f"{row['fit_error']:.4f}" if "fit_error" in row else ""
+            spent = f"{row['evaluations'] / 1000:.0f} thousand" if "evaluations" in row else ""
+            lines.append(f"| {names[group].format(what)} | {spent} | {own} | {row['rmse']:.4f} |")
+    start = next(row["before"] for key, row in rows.items() if key.startswith("seeds:"))
+    note = (
+        f"Uniform steps in log s with the gains of Adams-Bashforth, where fits from nothing start, have {start:.4f}. "
+        f"Fresh seeds: {data['tests']} from {data['test_seed']}."
+    )
+    return "\n".join([*lines, "", note, "", f"Made by `{data['command']}`."])
+
+
+def lengths_table() -> str:
+    """A schedule stretched to other lengths, and used on the other model."""
+    data = json.loads((RESULTS / "calibration_study.json").read_text())
+    rows = data["rows"]
+    lines = ["| used | RMSE |", "|---|---|"]
+    lines.append(f"| 8 steps, as fitted | {rows['warm:128']['rmse']:.4f} |")
+    for key, row in rows.items():
+        if key.startswith("lengths:"):
+            lines.append(f"| the same stretched to {row['steps']} steps | {row['rmse']:.4f} |")
+    model = rows.get("model:embedded")
+    if model:
+        lines += [
+            f"| on the network: uniform steps, Adams-Bashforth | {model['before']:.4f} |",
+            f"| on the network: the analytic model's | {model['analytic']:.4f} |",
+            f"| on the network: its own | {model['own']:.4f} |",
+            f"| on the analytic model: the network's | {model['back']:.4f} |",
+        ]
+    return "\n".join([*lines, "", f"Made by `{data['command']}`."])
+
+
+def guidance_fits_table() -> str:
+    """Calibrations at one guidance scale, used at another."""
+    data = json.loads((RESULTS / "calibration_study.json").read_text())
+    used = [row for key, row in data["rows"].items() if key.startswith("guidance:") and "used_at" in row]
+    scales = sorted({row["used_at"] for row in used})
+    lines = [
+        "| fitted at | " + " | ".join(f"used at {scale:g}" for scale in scales) + " |",
+        "|---|" + "---|" * len(scales),
+    ]
+    for fitted in scales:
+        by = {row["used_at"]: row["rmse"] for row in used if row["fitted_at"] == fitted}
+        lines.append(f"| {fitted:g} | " + " | ".join(f"{by[scale]:.3f}" for scale in scales) + " |")
+    before = [data["rows"][f"guidance:{scale:g}"]["before"] for scale in scales]
+    lines.append("| no fit: uniform, Adams-Bashforth | " + " | ".join(f"{value:.3f}" for value in before) + " |")
+    return "\n".join([*lines, "", f"Made by `{data['command']}`."])
+
+
+def guidance_table() -> str:
+    """The controls under guidance."""
+    data = json.loads((RESULTS / "guidance_study.json").read_text())
+    lines = [
+        "| guidance scale | adaptive / plain, median | raised by more than 2% | half the preset / plain, median "
+        "| raised by more than 2% |",
+        "|---|---|---|---|---|",
+    ]
+    for scale in sorted({row["scale"] for row in data["rows"]}):
+        mine = [row for row in data["rows"] if row["scale"] == scale and row["plain"]]
+        cells = [f"{scale:g}"]
+        for arm in ("adaptive", "preset"):
+            ratios = [row[arm] / row["plain"] for row in mine if row[arm]]
+            cells += [f"{statistics.median(ratios):.3f}", f"{sum(r > 1.02 for r in ratios)} of {len(mine)}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    note = (
+        "RMSE to the fine solution of the guided analytic model, over 8 samplers on up to 3 grids at 6, 8, 10 and 20 "
+        f"evaluations, {data['seeds']} seeds from {data['first_seed']}."
+    )
+    return "\n".join([*lines, "", note, "", f"Made by `{data['command']}`."])
+
+
 TABLES = {
     "analytic": analytic_table,
     "embedded": embedded_table,
     "presets": preset_table,
     "jobs": jobs_table,
     "calibrations": calibrations_table,
+    "study": study_table,
+    "lengths": lengths_table,
+    "guidance-fits": guidance_fits_table,
+    "guidance": guidance_table,
 }
 FILES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("presets", "generation", "control"))]
 

@@ -60,7 +60,9 @@ def test_every_result_file_says_how_it_was_made() -> None:
         assert "first_seed" in record
 
 
-@pytest.mark.parametrize(("suite", "page"), [("paper", "benchmarks"), ("calibrated", "calibrated")])
+@pytest.mark.parametrize(
+    ("suite", "page"), [("paper", "benchmarks"), ("calibrated", "calibrated"), ("control", "control-matrix")]
+)
 def test_the_benchmark_pages_are_those_of_the_result_files(suite: str, page: str) -> None:
     from lmlangevin.bench.page import render_page
     from lmlangevin.bench.suite import load_suite
