@@ -41,7 +41,7 @@ def gains() -> None:
             schedule = found.schedule
             axis.plot(schedule.levels[1:-1], [row[0] for row in schedule.gains[1:]], "o-", ms=3, label=f"{steps} steps")
         axis.axhline(0, color="0.8", lw=0.8, zorder=0)
-        axis.set(xscale="log", xlabel="s = sigma / alpha", title=model)
+        axis.set(xscale="log", xlabel="s = sigma / alpha", title=model, ylim=(-0.5, 4))
         axis.invert_xaxis()
     axes[0].set_ylabel("gain of the previous prediction")
     axes[0].legend(frameon=False, fontsize=8)

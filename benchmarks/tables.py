@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+HEADLINE = (5, 8, 10)
 
 
 def analytic_table() -> str:
@@ -138,6 +139,31 @@ def study_table() -> str:
     return "\n".join([*lines, "", note, "", f"Made by `{data['command']}`."])
 
 
+def headline_table() -> str:
+    """Calibrations against the best plain cell of all solvers and grids."""
+    from lmlangevin.bench.harm import calibrated_cells
+    from lmlangevin.bench.results import read_suite
+    from lmlangevin.bench.suite import load_suite
+
+    suite = load_suite("calibrated")
+    lines = [
+        "| model | NFE | best plain sampler, best grid: RMSE | calibrated: RMSE | best plain: FD | calibrated: FD |",
+        "|---|---|---|---|---|---|",
+    ]
+    for data in read_suite(suite, RESULTS).parts:
+        found = {(measure, flow): cells for measure, flow, cells in calibrated_cells(data)}
+        for flow in sorted({flow for _, flow in found}):
+            for rmse, fd in zip(found["rmse", flow], found["fd", flow], strict=True):
+                if rmse.nfe not in HEADLINE or not (rmse.plain and rmse.lml and fd.plain and fd.lml):
+                    continue
+                name = data.settings["model"] + (", flow matching" if flow else "")
+                lines.append(
+                    f"| {name} | {rmse.nfe} | {rmse.plain.mean('rmse'):.3f} | {rmse.lml.mean('rmse'):.3f} "
+                    f"| {fd.plain.mean('fd'):.3f} | {fd.lml.mean('fd'):.3f} |"
+                )
+    return "\n".join([*lines, "", "Made by `lml bench --suite calibrated`; [all of it](docs/calibrated.md)."])
+
+
 def lengths_table() -> str:
     """A schedule stretched to other lengths, and used on the other model."""
     data = json.loads((RESULTS / "calibration_study.json").read_text())
@@ -203,6 +229,7 @@ TABLES = {
     "presets": preset_table,
     "jobs": jobs_table,
     "calibrations": calibrations_table,
+    "headline": headline_table,
     "study": study_table,
     "lengths": lengths_table,
     "guidance-fits": guidance_fits_table,
