@@ -75,7 +75,10 @@ MISTAKES = {
     "no number": (["--steps", "eight"], "see 'lml generate --help'"),
     "no such option": (["--stepz", "8"], "see 'lml generate --help'"),
     "stray word": (["more"], "see 'lml generate --help'"),
-    "unmeasured preset": (["--scheduler", "flow-euler", "--model", "analytic-cifar10", "--sigmas", "beta"], "gain="),
+    "unmeasured preset": (
+        ["--scheduler", "flow-euler", "--model", "analytic-cifar10", "--control", "constant"],
+        "gain=",
+    ),
 }
 
 
