@@ -123,10 +123,11 @@ def _build(config: GenerateConfig, model: LoadedModel, notes: list[str], *, with
     if not with_lml:
         return plain
     keys = config.lml_keys()
-    control = keys.setdefault("control", default_control(plain, measured=model.measured and not config.chosen))
+    if config.control is None:
+        keys["control"] = default_control(plain, measured=model.measured and not config.chosen)
     if config.calibration is not None:
         keys |= {"calibrated_steps": _calibrated_steps(config, model, plain)}
-    by_preset = control == CONSTANT and config.gain is None and config.kappa is None and config.damping is None
+    by_preset = keys["control"] == CONSTANT and config.gain is None and config.kappa is None and config.damping is None
     if by_preset and not model.measured:
         half = find_preset(type(plain), plain.config, halved=True)
         keys |= {"gain": half.gain, "preset": half.label}

@@ -60,12 +60,12 @@ def _notice_idle(steps: int) -> None:
     """Say once a process why the images are those of the plain sampler."""
     global _idle_noticed
     if not _idle_noticed:
+        _idle_noticed = True
         logger.warning(
             "The adaptive control leaves this run of %d steps as it is: on this time grid some are too long for it to "
             "judge, or all so short that little is missed. Give another grid or number of steps, or a gain.",
             steps,
         )
-    _idle_noticed = True
 
 
 class LMLSchedulerMixin:
