@@ -99,7 +99,7 @@ def test_what_a_text_pipeline_cannot_do_is_refused(
 def test_an_unconditional_pipeline_takes_neither_text_nor_guidance(
     settings: dict[str, Any], pixel_pipeline: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(LMLError, match="unconditional DDPMPipeline; leave it out"):
+    with pytest.raises(LMLError, match="a DDPMPipeline, which is unconditional; leave it out"):
         generate(_config(tmp_path / "out", pixel_pipeline, **settings))
     assert not (tmp_path / "out").exists()
 

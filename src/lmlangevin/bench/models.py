@@ -59,7 +59,7 @@ def build(cell: Cell, model: str = "", **lml: Any) -> Any:
             cell.sampler, FLOW_CONFIG if entry.flow else VP_CONFIG, lml=keys or None, **scheduler_config(cell)
         )
     if cell.release:
-        from lmlangevin.bench.release import release_scheduler
+        from lmlangevin.schedulers.release import release_scheduler
 
         dtype, _, damping = cell.release.partition("@")
         release_scheduler(scheduler, float(damping), getattr(torch, dtype))

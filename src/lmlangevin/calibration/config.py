@@ -10,6 +10,7 @@ from lmlangevin.calibration.teacher import TEACHER_STEPS
 from lmlangevin.core.config import MAX_RANK
 from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.config import GenerateConfig
+from lmlangevin.generation.prompts import read_prompts
 
 FIRST_SEED = 1_000_000_000
 """Far from the seeds that images are usually made from, so that figures are not taken on what was fitted."""
@@ -37,7 +38,8 @@ class CalibrateConfig:
         timestep_spacing: The sampler's time grid, where it is not fitted.
         sigmas: The same by noise level.
         warm_start: A calibration of the same model to start from, of any number of steps.
-        prompt_file: File of one prompt a line, for models that take text; seed k has prompt k modulo their number.
+        prompt_file: File of prompts, see `read_prompts`, for models that take text; seed k has prompt k modulo their
+            number.
         guidance_scale: Strength of guidance; None keeps the pipeline's default.
         batch_size: Samples at once.
         dtype: Of the network.
@@ -142,16 +144,7 @@ class CalibrateConfig:
         """
         if self.prompt_file is None:
             return None
-        try:
-            lines = Path(self.prompt_file).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise LMLError(
-                f"prompt_file={str(self.prompt_file)!r} cannot be read ({error}); give a text file."
-            ) from error
-        prompts = [line.strip() for line in lines if line.strip()]
-        if not prompts:
-            raise LMLError(f"prompt_file={str(self.prompt_file)!r} holds no prompt; give one a line.")
-        return prompts
+        return list(read_prompts(self.prompt_file).texts)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings that the result depends on."""

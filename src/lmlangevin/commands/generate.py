@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,9 @@ SCHEDULER_NAMES = (
 )
 
 
+# Names of diffusers' methods without `enable_`; likewise written out.
+MEMORY = ("attention-slicing", "vae-slicing", "vae-tiling", "model-cpu-offload", "sequential-cpu-offload")
+
 MISTAKE = 2
 INTERRUPTED = 130
 TERMINATED = 143
@@ -38,16 +42,26 @@ class Interrupted(click.exceptions.Abort):
         self.code = code
 
 
+def _flag(name: str) -> str:
+    return f"enable_{name.replace('-', '_')}"
+
+
+def _memory_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for name in reversed(MEMORY):
+        command = click.option(f"--enable-{name}", is_flag=True, help="As in diffusers, to save memory.")(command)
+    return command
+
+
 @click.command(context_settings={"show_default": True})
 @click.option("--model", default="embedded", help="embedded, analytic-cifar10, a pipeline's folder, or a hub id.")
-@click.option("--scheduler", default="", help=f"One of {SCHEDULER_NAMES}.  [default: ddim]")
+@click.option("--scheduler", default="", help=f"One of {SCHEDULER_NAMES}.  [default: the model folder's, or ddim]")
 @click.option(
     "--steps",
     type=int,
     help="Steps of the sampler: one network evaluation each (pndm: one more; heun: two each but one).  [default: 8]",
 )
 @click.option("--nfe", type=int, help="Network evaluations of each image, in place of --steps.")
-@click.option("--num-images", type=int, default=64, help="Number of images.")
+@click.option("--num-images", type=int, help="Number of images.  [default: 64, or those of --prompt-file]")
 @click.option("--batch-size", type=int, default=32, help="Images sampled at once; changes speed, not the images.")
 @click.option("--seed", type=int, default=0, help="Image k starts from seed + k.")
 @click.option("--timestep-spacing", help="Time grid: leading, trailing or linspace.  [default: the scheduler's]")
@@ -62,14 +76,31 @@ class Interrupted(click.exceptions.Abort):
 @click.option("--rank", type=int, default=1, help="Number of previous predictions that LML uses.")
 @click.option("--no-lml", is_flag=True, help="Run the plain sampler.")
 @click.option("--compare", is_flag=True, help="Run plain and LML on the same seeds and draw one picture.")
+@click.option("--release", help="With --compare, also measure the paper's release: DTYPE@LAMBDA.")
 @click.option("--prompt", help="Text, for text-to-image models.")
+@click.option("--prompt-file", help="A prompt a line, or a .csv or .json of captions; image k has prompt k.")
+@click.option("--images-per-prompt", type=int, default=1, help="Images of each prompt of the file.")
+@click.option("--negative-prompt", help="Text to stay away from.")
 @click.option("--guidance-scale", type=float, help="Strength of guidance.  [default: the pipeline's]")
+@click.option("--height", type=int, help="Of an image, in pixels.  [default: the pipeline's]")
+@click.option("--width", type=int, help="The same.")
+@click.option("--num-frames", type=int, help="Frames of a video, for models that make one.")
+@click.option("--image", help="A picture to start from, or a folder with one a prompt.")
+@click.option("--mask-image", help="What of it to paint anew (white).")
+@click.option("--strength", type=float, help="How much of --image is noised away, up to 1.")
+@click.option("--control-image", help="What a ControlNet follows (edges, depth, pose), or a folder.")
+@click.option("--controlnet", help="Folder or hub id of a ControlNet to put into the model.")
+@click.option("--lora", help="LoRA weights: a safetensors file, a folder, or a hub id.")
+@click.option("--lora-scale", type=float, default=1.0, help="Weight of the LoRA.")
+@click.option("--argument", "arguments", multiple=True, help="Another argument of the pipeline, as NAME=VALUE (JSON).")
+@click.option("--variant", help="Variant of the weights, such as fp16.")
+@_memory_options
 @click.option("--dtype", default="float32", help="Of the network: float32, bfloat16 or float16.")
 @click.option("--device", default="cpu", help="cpu, cuda, cuda:N or mps.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier job in the same folder.")
 @click.option("--resume", is_flag=True, help="Go on with an earlier job in the same folder, or start one.")
 @click.option("--out", required=True, help="Folder to write to, or a URL that fsspec knows.")
-def generate(no_lml: bool, **options: Any) -> None:
+def generate(no_lml: bool, arguments: tuple[str, ...], **options: Any) -> None:
     """Generate images, a grid picture and a manifest that says how to make them again.
 
     Several processes may share the job: accelerate launch --multi_gpu --num_processes N -m lmlangevin generate ...
@@ -80,22 +111,36 @@ def generate(no_lml: bool, **options: Any) -> None:
         from lmlangevin.generation.processes import join_processes
 
         processes = join_processes()
-        config: GenerateConfig = processes.together(lambda: _configure(lml=not no_lml, **options))
+        options |= {"lml": not no_lml, "memory": tuple(name for name in MEMORY if options.pop(_flag(name)))}
+        config: GenerateConfig = processes.together(lambda: _configure(arguments, **options))
         suffix = f"({processes.title})" if processes.count > 1 else ""
         with progress_bars(suffix, "images") if processes.first else contextlib.nullcontext() as progress:
             result = run_job(config, progress)
         if processes.first:
-            _report(result, config.num_images)
+            _report(result, config.count)
 
 
-def _configure(**options: Any) -> Any:
+def _configure(arguments: tuple[str, ...], **options: Any) -> Any:
     from lmlangevin.core.errors import LMLError
     from lmlangevin.generation import GenerateConfig
+
+    options["arguments"] = dict(map(_argument, arguments)) or None
 
     steps, nfe = options["steps"], options["nfe"]
     if steps is not None and nfe is not None:
         raise LMLError(f"steps={steps} and nfe={nfe} both choose the number of steps; give one of them.")
     return GenerateConfig(**options)
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    """Return the name and the value of NAME=VALUE; a value that is no JSON is a text."""
+    name, sign, value = text.partition("=")
+    if not (sign and name.isidentifier()):
+        raise click.BadParameter(f"argument={text!r} is no NAME=VALUE; give one such as true_cfg_scale=4.0")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 @contextlib.contextmanager

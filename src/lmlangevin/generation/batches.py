@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
-from PIL import Image
 
 from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.config import GenerateConfig
-from lmlangevin.generation.images import png_bytes, to_pictures, to_uint8
+from lmlangevin.generation.images import Picture, first_frame, from_arrays, png_bytes, to_pictures, to_uint8
 from lmlangevin.generation.ledger import Ledger, Record
 from lmlangevin.generation.manifest import image_name, noise_hash
-from lmlangevin.generation.models import LoadedModel, pipeline_arguments
+from lmlangevin.generation.models import LoadedModel
+from lmlangevin.generation.pipelines import batch_arguments
 from lmlangevin.generation.plan import RunResult
 from lmlangevin.generation.sampling import CountCalls, sample, sample_pipeline
 from lmlangevin.generation.seeds import start_images
@@ -60,11 +60,11 @@ class Sampled:
     """A batch that was sampled, before it is written.
 
     Attributes:
-        pictures: The images.
+        pictures: The images, or videos.
         record: What is to be recorded of them.
     """
 
-    pictures: list[Image.Image]
+    pictures: Sequence[Picture]
     record: Record
 
 
@@ -110,14 +110,14 @@ def sample_batch(config: GenerateConfig, model: LoadedModel, run: RunResult, ids
         LMLError: If the memory does not suffice.
     """
     noise, generators = start_images([config.seed + index for index in ids], model.shape or (0,))
-    hashes, broken = None, ()
+    hashes = None
     began = time.perf_counter()
     try:
         with CountCalls(*model.networks, batch=len(ids)) as count:
             if model.shape is None:
                 model.pipeline.scheduler = run.scheduler
-                arguments = pipeline_arguments(model.pipeline, config)
-                pictures = sample_pipeline(model.pipeline, generators, arguments=arguments)
+                arguments = batch_arguments(model.pipeline, config, ids)
+                pictures, finite = from_arrays(sample_pipeline(model.pipeline, generators, arguments=arguments))
             else:
                 samples = sample(
                     model.networks[0],
@@ -130,7 +130,6 @@ def sample_batch(config: GenerateConfig, model: LoadedModel, run: RunResult, ids
                 ).cpu()
                 pictures = to_pictures(to_uint8(samples))
                 finite = samples.flatten(1).isfinite().all(dim=1).tolist()
-                broken = tuple(index for index, good in zip(ids, finite, strict=True) if not good)
     except torch.OutOfMemoryError as error:
         raise LMLError(
             f"batch_size={config.batch_size} does not fit the memory of {config.device}; give less."
@@ -144,13 +143,13 @@ def sample_batch(config: GenerateConfig, model: LoadedModel, run: RunResult, ids
     record = Record(
         run=run.name,
         ids=tuple(ids),
-        mode=pictures[0].mode,
-        size=pictures[0].size,
+        mode=first_frame(pictures[0]).mode,
+        size=first_frame(pictures[0]).size,
         noise_sha256=hashes,
         seconds=seconds,
         nfe=count.calls - separate,
         guidance_evaluations=count.doubled + separate,
-        non_finite=broken,
+        non_finite=tuple(index for index, good in zip(ids, finite, strict=True) if not good),
         timesteps=timesteps,
         corrections=_corrections(getattr(run.scheduler, "lml_history", [])),
     )

@@ -7,11 +7,13 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lmlangevin.core.config import LMLConfig
 from lmlangevin.core.damping import CALIBRATED, CONSTANT
 from lmlangevin.core.errors import LMLError
+from lmlangevin.generation.conditions import Conditions
+from lmlangevin.generation.scheduler_files import scheduler_of_folder
 from lmlangevin.generation.seeds import SEED_LIMIT
 from lmlangevin.generation.store import Place, as_place
 
@@ -21,25 +23,31 @@ SPACINGS = ("leading", "trailing", "linspace")
 SIGMAS = ("karras", "exponential", "beta", "lu")
 TRAIN_TIMESTEPS = 1000
 DEFAULT_STEPS = 8
+DEFAULT_IMAGES = 64
+RELEASE_SAMPLERS = ("ddim", "dpmpp-1", "dpmpp-2m", "dpmpp-3m", "dpm-3", "flow-euler")
+"""Samplers that the paper's release places its formula in."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
-class GenerateConfig:
+class GenerateConfig(Conditions):
     """A generation job. Values are checked when it is made; nothing is loaded for that.
+
+    What a pipeline is given beside noise (prompts, sizes, pictures, adapters) is described by `Conditions`.
 
     Args:
         out: Folder to write to, made if it is not there, or a URL that fsspec knows, such as `s3://bucket/run`.
         model: `"embedded"`, `"analytic-cifar10"`, a folder that `DiffusionPipeline.save_pretrained` wrote, or the hub
             id of a diffusers pipeline.
         scheduler: Short name of the sampler, a key of `lmlangevin.schedulers.SCHEDULERS`; the attribute is a name
-            always. None is the one that a calibration was fitted for, or `"ddim"`.
+            always. Empty is the one that a calibration was fitted for, or that of the model's folder, or `"ddim"`.
         steps: Steps of the sampler, 1 to 1000. One network evaluation each, PNDM one more in all, Heun two each but
             for one. None is what `nfe` costs, or 8; the attribute is a number always.
         nfe: Network evaluations of each image, guidance apart, in place of `steps`. Both may be given where they
             agree, as they do in a manifest.
-        num_images: Number of images, 1 or more.
+        num_images: Number of images, 1 or more; None is one job's worth of `prompt_file`, or 64. The attribute is a
+            number always.
         batch_size: Images that are sampled at once. It changes memory and speed, not the images.
         seed: Image k starts from seed + k; all within [0, 2**32).
         timestep_spacing: `"leading"`, `"trailing"` or `"linspace"`; None keeps the sampler's default.
@@ -58,8 +66,8 @@ class GenerateConfig:
         rank: Number of previous predictions used.
         lml: Whether to use LML at all.
         compare: Whether to run the plain sampler on the same seeds as well.
-        prompt: Text, for models that take one.
-        guidance_scale: Strength of guidance, for models that have it; None keeps the pipeline's default.
+        release: With `compare`, also run what the paper's release does, as `DTYPE@LAMBDA` (`"float32@0.001"`): its
+            formula with kappa = 0, the identity but for the rounding of that precision. To be measured, not used.
         dtype: `"float32"`, `"bfloat16"` or `"float16"` of the network. Built-in models keep the sampler's state in
             float32 whatever this says.
         device: `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"`.
@@ -75,7 +83,7 @@ class GenerateConfig:
     scheduler: str = ""
     steps: int | None = None
     nfe: int | None = None
-    num_images: int = 64
+    num_images: int | None = None
     batch_size: int = 32
     seed: int = 0
     timestep_spacing: str | None = None
@@ -90,8 +98,7 @@ class GenerateConfig:
     rank: int = 1
     lml: bool = True
     compare: bool = False
-    prompt: str | None = None
-    guidance_scale: float | None = None
+    release: str | None = None
     dtype: str = "float32"
     device: str = "cpu"
     overwrite: bool = False
@@ -101,12 +108,15 @@ class GenerateConfig:
         object.__setattr__(self, "out", as_place(self.out))
         if self.overwrite and self.resume:
             raise LMLError("overwrite and resume exclude each other: one deletes what the other keeps; give one.")
+        self._check_model()
+        self._check_conditions(self.model, built_in=self.model in BUILT_IN)
         self._set_scheduler()
         self._set_steps()
+        self._set_num_images()
         self._check_counts()
         self._check_lml()
         self._check_calibration()
-        self._check_model()
+        self._check_release()
         _check_choice("dtype", self.dtype, DTYPES)
         self._check_grid()
         check_device(self.device)
@@ -128,9 +138,15 @@ class GenerateConfig:
         control = {} if self.control is None else {"control": self.control}
         return given | {"placement": self.placement, "rank": self.rank, "record": True} | control
 
+    @property
+    def count(self) -> int:
+        """`num_images`, which is a number once the job is made."""
+        return cast(int, self.num_images)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the settings for a manifest: all but where the images go, and what becomes of an earlier job."""
         settings = dataclasses.asdict(self)
+        settings["memory"] = list(self.memory)  # as JSON gives it back
         del settings["out"], settings["overwrite"], settings["resume"]
         return settings
 
@@ -138,7 +154,7 @@ class GenerateConfig:
         """Resolve `scheduler`, so that it is a name from here on."""
         if self.scheduler:
             return
-        name = "ddim"
+        name = scheduler_of_folder(self.model) or "ddim"
         if self.control == CALIBRATED:
             name = "euler"
             if self.calibration is not None:
@@ -201,6 +217,39 @@ class GenerateConfig:
             )
         object.__setattr__(self, "steps", steps)
 
+    def _set_num_images(self) -> None:
+        """Resolve `num_images`, so that it is a number from here on."""
+        if self.prompts is None:
+            if self.num_images is None:
+                object.__setattr__(self, "num_images", DEFAULT_IMAGES)
+            return
+        most = len(self.prompts.texts) * self.images_per_prompt
+        if self.num_images is None:
+            object.__setattr__(self, "num_images", most)
+        elif isinstance(self.num_images, int) and self.num_images > most:
+            raise LMLError(
+                f"num_images={self.num_images} is more than the {most} of prompt_file={self.prompt_file!r} with "
+                f"images_per_prompt={self.images_per_prompt}; give {most} or fewer."
+            )
+
+    def _check_release(self) -> None:
+        if self.release is None:
+            return
+        if not self.compare:
+            raise LMLError(f"release={self.release!r} is a third run beside plain and LML; give --compare with it.")
+        dtype, _, damping = self.release.partition("@")
+        try:
+            usable = dtype in ("float64", *DTYPES) and 0 < float(damping) < math.inf
+        except ValueError:
+            usable = False
+        if not usable:
+            raise LMLError(f"release={self.release!r} is no DTYPE@LAMBDA; give one such as float32@0.001.")
+        if self.scheduler not in RELEASE_SAMPLERS:
+            raise LMLError(
+                f"release={self.release!r} is not defined for scheduler={self.scheduler!r}; give one of "
+                f"{', '.join(RELEASE_SAMPLERS)}."
+            )
+
     def _check_counts(self) -> None:
         for name, value, remedy in (
             ("steps", self.steps, "a whole number from 1 to 1000, such as 8"),
@@ -213,10 +262,10 @@ class GenerateConfig:
             raise LMLError(f"steps={self.steps} is more than the {TRAIN_TIMESTEPS} of the model's schedule; give less.")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise LMLError(f"seed={self.seed!r} is no seed; give a whole number of 0 or more.")
-        if self.seed + self.num_images > SEED_LIMIT:
+        if self.seed + self.count > SEED_LIMIT:
             raise LMLError(
                 f"seed={self.seed} with num_images={self.num_images} passes 2**32, where seeds repeat; "
-                f"give a seed of at most {max(0, SEED_LIMIT - self.num_images)}."
+                f"give a seed of at most {max(0, SEED_LIMIT - self.count)}."
             )
 
     def _check_lml(self) -> None:
@@ -233,15 +282,7 @@ class GenerateConfig:
                 raise LMLError(f"{name}={getattr(self, name)} has no effect with no-lml; leave one of them out.")
 
     def _check_model(self) -> None:
-        if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
-            raise LMLError(f"guidance_scale={self.guidance_scale} is not finite; give a number such as 7.5.")
         if self.model in BUILT_IN:
-            for name, value in (("prompt", self.prompt), ("guidance_scale", self.guidance_scale)):
-                if value is not None:
-                    raise LMLError(
-                        f"{name}={value!r} does not fit model={self.model!r}, which is unconditional; leave it out, or "
-                        "give the model as a hub id or folder of a text-to-image pipeline."
-                    )
             return
         folder = Path(self.model)
         if folder.is_dir():

@@ -38,7 +38,7 @@ def has_distance(config: GenerateConfig, model: LoadedModel, notes: list[str]) -
     if model.pipeline is not None:
         notes.append("The Frechet distance is measured for the built-in models only.")
         return False
-    if config.num_images < SMALLEST_COUNT:
+    if config.count < SMALLEST_COUNT:
         notes.append(f"A Frechet distance needs --num-images {SMALLEST_COUNT} or more, so none is shown.")
         return False
     return True
@@ -70,12 +70,12 @@ def measure_distances(
     if config.model == "embedded":
         reference = load_reference_statistics()
     else:
-        count = max(REFERENCE_SAMPLES, config.num_images)
+        count = max(REFERENCE_SAMPLES, config.count)
         protocol = f"embedded network on {count} exact samples of {config.model}"
         mixture = model.networks[0].mixture
         starts = part(range(0, count, _CHUNK), processes.rank, processes.count)
         reference = _gather(network, protocol, (_exact(mixture, start, count) for start in starts), processes)
-    ids = part(range(config.num_images), processes.rank, processes.count)
+    ids = part(range(config.count), processes.rank, processes.count)
     distances = {}
     for run in run_names(config):
         pixels = _pixels(store, [image_name(run, index) for index in ids])

@@ -96,6 +96,7 @@ def find_job(store: Store, config: GenerateConfig) -> dict[str, Any] | None:
     asked = config.as_dict()
     known = {key: defaults[key] for key in asked} | settings  # settings that are younger than the folder
     _refuse_another(store, differences(comparable(known), comparable(asked)))
+    _refuse_another(store, differences(content.get("inputs", {}), config.inputs()))
     content.pop("images", None)
     return content
 
@@ -140,8 +141,8 @@ def open_job(
     names = [run.name for run in runs]
     store.sweep(["", *names, RECORDS])
     store.make_folders([*names, RECORDS])
-    pending = Ledger(store, manifest["job"], names, config.num_images).check(told)
-    missing, images = sum(map(len, pending.values())), config.num_images * len(runs)
+    pending = Ledger(store, manifest["job"], names, config.count).check(told)
+    missing, images = sum(map(len, pending.values())), config.count * len(runs)
     if manifest["status"] == "complete" and not missing and all(map(store.exists, picture_names(config).values())):
         return Opened(manifest, pending, True, [f"Nothing was missing: all {images} images are there and whole."])
     versions = package_versions()
@@ -177,6 +178,7 @@ def _start(
         "versions": package_versions(),
         "threads": attempt["threads"],
         "config": config.as_dict(),
+        "inputs": config.inputs(),
         "model": {"name": model.name, "class": model.family},
         "notes": list(notes),
         "pictures": picture_names(config),
@@ -187,11 +189,11 @@ def _start(
         remove_job(store)
     store.make_folders([])
     store.sweep(["", *names, RECORDS])
-    Ledger(store, manifest["job"], names, config.num_images).clear()
+    Ledger(store, manifest["job"], names, config.count).clear()
     # The manifest first: a folder always says what it holds.
     write_manifest(store, manifest, image_entries(config))
     store.make_folders([*names, RECORDS])
-    return Opened(manifest, {name: list(range(config.num_images)) for name in names})
+    return Opened(manifest, {name: list(range(config.count)) for name in names})
 
 
 def remove_job(store: Store) -> None:

@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -26,7 +27,12 @@ TILE = 96
 """Side in pixels that small images are enlarged to, and larger ones reduced to twice of."""
 COLUMNS = 10
 BLOCKS = 3
+FRAME_MILLISECONDS = 62
+"""How long a frame of a video is shown: 16 a second."""
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+Picture: TypeAlias = "Image.Image | Sequence[Image.Image]"
+"""An image, or the frames of a video, all of one size."""
 
 
 def to_uint8(sample: Tensor) -> Tensor:
@@ -50,11 +56,38 @@ def to_pictures(pixels: Tensor) -> list[Image.Image]:
     return [Image.fromarray(row[..., 0] if row.shape[-1] == 1 else row) for row in rows]
 
 
-def png_bytes(picture: Image.Image) -> bytes:
-    """Return a picture as the bytes of a PNG file."""
+def from_arrays(values: Any) -> tuple[list[Picture], list[bool]]:
+    """Turn what a pipeline returns as arrays into pictures.
+
+    Args:
+        values: Floats in [0, 1], (batch, height, width, channels) of images or (batch, frames, height, width, channels)
+            of videos. What is not a number becomes middle grey.
+
+    Returns:
+        The pictures, and for each whether all its values are finite.
+    """
+    wide = torch.from_numpy(values).to(torch.float32)
+    finite = wide.flatten(1).isfinite().all(dim=1).tolist()
+    pixels = (wide.nan_to_num(0.5, 1.0, 0.0).clamp(0, 1) * 255).round().to(torch.uint8)
+    if pixels.ndim == 4:
+        return list(to_pictures(pixels.permute(0, 3, 1, 2))), finite
+    return [to_pictures(frames.permute(0, 3, 1, 2)) for frames in pixels], finite
+
+
+def png_bytes(picture: Picture) -> bytes:
+    """Return a picture as the bytes of a PNG file; a video as those of an animated PNG, which browsers play."""
     stream = io.BytesIO()
-    picture.save(stream, format="PNG")
+    if isinstance(picture, Image.Image):
+        picture.save(stream, format="PNG")
+    else:
+        first, *rest = picture
+        first.save(stream, format="PNG", save_all=True, append_images=rest, duration=FRAME_MILLISECONDS, loop=0)
     return stream.getvalue()
+
+
+def first_frame(picture: Picture) -> Image.Image:
+    """Return an image itself, or a video's first frame."""
+    return picture if isinstance(picture, Image.Image) else picture[0]
 
 
 def read_png(data: bytes) -> Image.Image:

@@ -111,7 +111,7 @@ class _Job:
         self._runs = list(runs)
         self._opened = opened
         self._processes = processes
-        self._ledger = Ledger(store, opened.job, [run.name for run in runs], config.num_images)
+        self._ledger = Ledger(store, opened.job, [run.name for run in runs], config.count)
 
     def make(self, model: LoadedModel, progress: Progress | None) -> None:
         """Make this process's share of the images."""
@@ -119,7 +119,7 @@ class _Job:
             pending = self._opened.pending[run.name]
             share = deal(pending, self._config.batch_size, self._processes.count)[self._processes.rank]
             # Alone, the bar goes on where an earlier attempt ended.
-            before = self._config.num_images - len(pending) if self._processes.count == 1 else 0
+            before = self._config.count - len(pending) if self._processes.count == 1 else 0
             total = before + sum(map(len, share))
 
             def tell(done: int, name: str = run.name, before: int = before, total: int = total) -> None:
@@ -143,7 +143,7 @@ class _Job:
             "status": "complete",
             "completed": now(),
             "notes": [*manifest["notes"], *finite_notes(self._config, self._runs)],
-            "runs": {run.name: run.describe(self._config.num_images) for run in self._runs},
+            "runs": {run.name: run.describe(self._config.count) for run in self._runs},
             "verdict": verdict(distances.get("plain"), distances.get("lml")),
         }
         if description is not None:

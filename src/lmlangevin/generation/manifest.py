@@ -21,12 +21,12 @@ from lmlangevin.generation.store import Place, Store
 FORMAT = "lmlangevin-generate-1"
 MANIFEST = "manifest.json"
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow")
-ARMS = ("images", "plain", "lml")
+ARMS = ("images", "plain", "lml", "release")
 """Names of runs, which are those of the folders that hold their images."""
 
-MAY_DIFFER = ("batch_size", "device", "nfe")
-"""Settings that may be others when a job goes on: the first two change no image beyond rounding, and the steps say
-what `nfe` does."""
+MAY_DIFFER = ("batch_size", "device", "memory", "nfe")
+"""Settings that may be others when a job goes on: they change no image beyond rounding, and the steps say what `nfe`
+does."""
 
 _IMAGE = re.compile(rf"(?:{'|'.join(ARMS)})/\d{{6,}}\.png")
 _PICTURE = re.compile(r"(?:grid|compare)\.png")
@@ -51,8 +51,10 @@ def noise_hash(noise: Tensor) -> str:
 
 
 def run_names(config: GenerateConfig) -> tuple[str, ...]:
-    """Return the names of a job's runs: `plain` and `lml` of a comparison, otherwise `images`."""
-    return ("plain", "lml") if config.compare else ("images",)
+    """Return the names of a job's runs: `plain`, `lml` and perhaps `release` of a comparison, otherwise `images`."""
+    if not config.compare:
+        return ("images",)
+    return ("plain", "lml", "release") if config.release else ("plain", "lml")
 
 
 def image_name(run: str, index: int) -> str:
@@ -63,8 +65,10 @@ def image_name(run: str, index: int) -> str:
 def image_entries(config: GenerateConfig, hashes: NoiseHashes | None = None) -> Iterator[dict[str, Any]]:
     """Yield what the manifest says of each image, made one at a time: a job may have very many."""
     runs = run_names(config)
-    for index, seed in enumerate(image_seeds(config.seed, config.num_images)):
-        entry: dict[str, Any] = {"id": index, "seed": seed, "prompt": config.prompt}
+    for index, seed in enumerate(image_seeds(config.seed, config.count)):
+        entry: dict[str, Any] = {"id": index, "seed": seed, "prompt": config.prompt_of(index)}
+        if (identity := config.prompt_id_of(index)) is not None:
+            entry["prompt_id"] = identity
         entry["files"] = {run: image_name(run, index) for run in runs}
         if hashes is not None and (noise := hashes.get(index)) is not None:
             entry["noise_sha256"] = noise
@@ -93,8 +97,8 @@ class NoiseHashes:
 
 
 def job_key(config: GenerateConfig) -> str:
-    """Return what marks the records of a job: one word for all settings that its images depend on."""
-    settings = json.dumps([FORMAT, comparable(config.as_dict())], sort_keys=True)
+    """Return what marks the records of a job: one word for all settings and files that its images depend on."""
+    settings = json.dumps([FORMAT, comparable(config.as_dict()), config.inputs()], sort_keys=True)
     return hashlib.sha256(settings.encode()).hexdigest()[:16]
 
 

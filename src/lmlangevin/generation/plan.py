@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from lmlangevin.core.damping import CONSTANT
 from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.config import GenerateConfig
@@ -20,7 +22,7 @@ class RunResult:
     """One run of a sampler over all seeds of a job.
 
     Attributes:
-        name: `"plain"` and `"lml"` of a comparison, otherwise `"images"`.
+        name: `"plain"`, `"lml"` and perhaps `"release"` of a comparison, otherwise `"images"`.
         scheduler: The sampler.
         nfe: Network evaluations of each image, guidance apart.
         guidance_evaluations: Further evaluations of each image that guidance cost.
@@ -91,8 +93,10 @@ def plan_runs(config: GenerateConfig, model: LoadedModel, notes: list[str]) -> l
     runs = []
     with without_known_warnings():
         for name in run_names(config):
-            with_lml = config.lml and name != "plain"
-            scheduler = _build(config, model, notes, with_lml=with_lml)
+            if name == "release":
+                scheduler = _build_release(config, model)
+            else:
+                scheduler = _build(config, model, notes, with_lml=config.lml and name != "plain")
             try:
                 # A pipeline may compute its own grid (mu, sigmas) when it runs.
                 if model.shape is not None:
@@ -110,15 +114,10 @@ def plan_runs(config: GenerateConfig, model: LoadedModel, notes: list[str]) -> l
 
 def _build(config: GenerateConfig, model: LoadedModel, notes: list[str], *, with_lml: bool) -> Any:
     from lmlangevin.schedulers.choice import default_control
-    from lmlangevin.schedulers.names import build_scheduler, find_scheduler
+    from lmlangevin.schedulers.names import build_scheduler
     from lmlangevin.schedulers.presets import find_preset
 
-    overrides: dict[str, Any] = {}
-    if config.flow_shift is not None:
-        overrides[find_scheduler(config.scheduler).shift_key] = config.flow_shift
-        if model.scheduler_config.get("use_dynamic_shifting"):
-            # Shift by the image's size would take the place of the number that was given.
-            overrides["use_dynamic_shifting"] = False
+    overrides = _overrides(config, model)
     plain = build_scheduler(config.scheduler, model.scheduler_config, grid=config.grid, lml=None, **overrides)
     if not with_lml:
         return plain
@@ -142,6 +141,31 @@ def _build(config: GenerateConfig, model: LoadedModel, notes: list[str], *, with
             "try one, or another scheduler such as deis or euler."
         )
     return made
+
+
+def _build_release(config: GenerateConfig, model: LoadedModel) -> Any:
+    from lmlangevin.schedulers.names import build_scheduler
+    from lmlangevin.schedulers.release import release_scheduler
+
+    dtype, _, damping = str(config.release).partition("@")
+    keys = {"gain": 1.0, "placement": "reference"}
+    scheduler = build_scheduler(
+        config.scheduler, model.scheduler_config, grid=config.grid, lml=keys, **_overrides(config, model)
+    )
+    return release_scheduler(scheduler, float(damping), getattr(torch, dtype))
+
+
+def _overrides(config: GenerateConfig, model: LoadedModel) -> dict[str, Any]:
+    """Return the scheduler's configuration keys that a job sets beside its grid."""
+    from lmlangevin.schedulers.names import find_scheduler
+
+    if config.flow_shift is None:
+        return {}
+    overrides: dict[str, Any] = {find_scheduler(config.scheduler).shift_key: config.flow_shift}
+    if model.scheduler_config.get("use_dynamic_shifting"):
+        # Shift by the image's size would take the place of the number that was given.
+        overrides["use_dynamic_shifting"] = False
+    return overrides
 
 
 def _calibrated_steps(config: GenerateConfig, model: LoadedModel, plain: Any) -> dict[str, Any]:

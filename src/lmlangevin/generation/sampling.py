@@ -110,24 +110,21 @@ def sample(
 
 
 @torch.inference_mode()
-def sample_pipeline(pipe: Any, generators: Sequence[torch.Generator], *, arguments: dict[str, Any]) -> list[Any]:
+def sample_pipeline(pipe: Any, generators: Sequence[torch.Generator], *, arguments: Mapping[str, Any]) -> Any:
     """Run a diffusers pipeline on one batch, each image on its own generator.
 
     Args:
         pipe: The pipeline, with its scheduler in place.
         generators: One an image; their number is the batch size.
-        arguments: What `pipeline_arguments` returned.
+        arguments: What `batch_arguments` returned.
 
     Returns:
-        The images, as PIL pictures.
+        Floats in [0, 1], an array of (batch, height, width, channels), or (batch, frames, height, width, channels) of a
+        pipeline that makes videos.
     """
-    parameters = inspect.signature(pipe.__call__).parameters
     call = dict(arguments)
-    if "prompt" in call:
-        call["prompt"] = [call["prompt"]] * len(generators)
-    elif "batch_size" in parameters:
-        call["batch_size"] = len(generators)
-    if "generator" in parameters:
+    if "generator" in inspect.signature(pipe.__call__).parameters:
         call["generator"] = list(generators)
     with without_known_warnings():
-        return list(pipe(**call).images)
+        output = pipe(**call)
+    return output.frames if hasattr(output, "frames") else output.images

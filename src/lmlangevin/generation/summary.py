@@ -31,7 +31,7 @@ def write_pictures(config: GenerateConfig, runs: list[RunResult], store: Store) 
 
 
 def _first(run: RunResult, store: Store, config: GenerateConfig, most: int) -> list[Image.Image]:
-    names = [image_name(run.name, index) for index in range(min(most, config.num_images))]
+    names = [image_name(run.name, index) for index in range(min(most, config.count))]
     return list(store.read_each(names, lambda name, data: read_png(data or b"")))
 
 
@@ -39,7 +39,7 @@ def _compare(config: GenerateConfig, plain: RunResult, lml: RunResult, store: St
     from lmlangevin.schedulers.names import find_scheduler
 
     most = COLUMNS * BLOCKS
-    shown = min(config.num_images, most)
+    shown = min(config.count, most)
     seeds = f"seed {config.seed}" if shown == 1 else f"seeds {config.seed} to {config.seed + shown - 1}"
     sampler = find_scheduler(config.scheduler).title + (f" ({config.grid})" if config.grid else "")
     return compare_picture(
@@ -73,7 +73,7 @@ def _strength(config: GenerateConfig, run: RunResult) -> str:
 def finite_notes(config: GenerateConfig, runs: list[RunResult]) -> list[str]:
     """Return a line for each run that holds images with values that are not finite."""
     return [
-        f"{run.non_finite} of {config.num_images} images of the run {run.name!r} hold values that are not "
+        f"{run.non_finite} of {config.count} images of the run {run.name!r} hold values that are not "
         "finite; give --dtype float32, or a smaller --gain."
         for run in runs
         if run.non_finite

@@ -42,7 +42,7 @@ NOISE_KEYS = (
 )
 """Keys of a scheduler's configuration that say what a level is. A schedule with a grid of its own needs no others."""
 
-_NETWORKS = ("unet", "transformer", "transformer_2", "prior")
+NETWORKS = ("unet", "transformer", "transformer_2", "prior")
 
 
 def model_config_hash(network: Any) -> str:
@@ -58,11 +58,11 @@ def network_of(pipe: Any) -> Any:
     Raises:
         LMLError: If it has none that is known.
     """
-    for name in _NETWORKS:
+    for name in NETWORKS:
         if getattr(getattr(pipe, name, None), "config", None) is not None:
             return getattr(pipe, name)
     raise LMLError(
-        f"pipe={type(pipe).__name__} has no {' or '.join(_NETWORKS)}, whose configuration a calibration is tied to; "
+        f"pipe={type(pipe).__name__} has no {' or '.join(NETWORKS)}, whose configuration a calibration is tied to; "
         "give another pipeline."
     )
 
