@@ -54,7 +54,12 @@ def _memory_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command(context_settings={"show_default": True})
 @click.option("--model", default="embedded", help="embedded, analytic-cifar10, a pipeline's folder, or a hub id.")
-@click.option("--scheduler", default="", help=f"One of {SCHEDULER_NAMES}.  [default: the model folder's, or ddim]")
+@click.option(
+    "--scheduler",
+    default="",
+    show_default=False,
+    help=f"One of {SCHEDULER_NAMES}.  [default: the model folder's, or ddim]",
+)
 @click.option(
     "--steps",
     type=int,

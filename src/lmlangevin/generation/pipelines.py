@@ -45,7 +45,8 @@ def load_pipeline(config: GenerateConfig, dtype: torch.dtype, *, flow: bool) -> 
     from lmlangevin.schedulers.pipeline import is_flow
 
     config.check_files()
-    pipe = _with_conditions(_from_pretrained(config, dtype), config, dtype)
+    with _quiet_loading():
+        pipe = _with_conditions(_from_pretrained(config, dtype), config, dtype)
     family = type(pipe).__name__
     scheduler = getattr(pipe, "scheduler", None)
     if scheduler is None or not hasattr(scheduler, "config"):
@@ -89,32 +90,38 @@ def batch_arguments(pipe: Any, config: GenerateConfig, ids: Sequence[int]) -> di
         given["prompt"] = [config.prompt_of(index) for index in ids]
     if config.negative_prompt is not None:
         given["negative_prompt"] = [config.negative_prompt] * len(ids)
-    for name in ("image", "mask_image", "control_image"):
+    control = _control_name(pipe)
+    for name, key in (("image", "image"), ("mask_image", "mask_image"), ("control_image", control)):
         if getattr(config, name) is not None:
-            key = name
-            if name == "control_image" and name not in parameters and hasattr(pipe, "controlnet"):
-                key = "image"  # of a ControlNet that starts from noise
             given[key] = [config.picture_of(name, index) for index in ids]
     for name in given:
         if name not in parameters:
-            raise LMLError(f"{name}={_shown(config, name)} does not fit model={config.model!r}: {family} takes none.")
+            raise LMLError(_unfit(config, name, family))
     supplied = {*given, "num_inference_steps", "output_type", "generator", "batch_size"}
     needed = [
         name
         for name, parameter in parameters.items()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        and (parameter.default is parameter.empty or name in _wanted(pipe))
+        and (parameter.default is parameter.empty or name in _wanted(pipe, control))
         and name not in supplied
     ]
     if needed:
-        remedy = " and ".join(_OPTIONS.get(name, f"--argument {name}=...") for name in needed)
+        options = _OPTIONS | ({"image": "--control-image"} if control == "image" else {})
+        remedy = " and ".join(options.get(name, f"--argument {name}=...") for name in needed)
         raise LMLError(f"model={config.model!r} is a {family}, which needs {', '.join(needed)}; give {remedy}.")
     if "batch_size" in parameters and "prompt" not in given:
         given["batch_size"] = len(ids)
     return given | {"num_inference_steps": config.steps, "output_type": "np"}
 
 
-def _wanted(pipe: Any) -> set[str]:
+def _control_name(pipe: Any) -> str:
+    """Return the argument of a pipeline that takes what a ControlNet follows."""
+    parameters = inspect.signature(pipe.__call__).parameters
+    # ControlNets that start from noise call it the image, since they take no other.
+    return "image" if "control_image" not in parameters and hasattr(pipe, "controlnet") else "control_image"
+
+
+def _wanted(pipe: Any, control: str) -> set[str]:
     """Return what a pipeline needs although its signature has a default for it."""
     wanted = {"prompt"}
     family = type(pipe).__name__
@@ -123,14 +130,16 @@ def _wanted(pipe: Any) -> set[str]:
     if "Img2Img" in family or "ImageToVideo" in family:
         wanted.add("image")
     if hasattr(pipe, "controlnet"):
-        parameters = inspect.signature(pipe.__call__).parameters
-        wanted.add("control_image" if "control_image" in parameters else "image")
+        wanted.add(control)
     return wanted
 
 
-def _shown(config: GenerateConfig, name: str) -> str:
-    value = getattr(config, name, None) if name not in (config.arguments or {}) else (config.arguments or {})[name]
-    return repr(value if value is not None else config.control_image)
+def _unfit(config: GenerateConfig, name: str, family: str) -> str:
+    """Return the sentence that refuses what a pipeline does not take."""
+    arguments = config.arguments or {}
+    value = arguments[name] if name in arguments else getattr(config, name)
+    remedy = "give --controlnet with it" if name == "control_image" else "leave it out"
+    return f"{name}={value!r} does not fit model={config.model!r}: {family} takes none; {remedy}."
 
 
 def _check_sides(pipe: Any, config: GenerateConfig) -> None:
@@ -191,8 +200,7 @@ def _with_conditions(pipe: Any, config: GenerateConfig, dtype: torch.dtype) -> A
     family = type(pipe).__name__
     what = "a ControlNet" if target is AutoPipelineForText2Image else "a picture"
     try:
-        with _quiet_loading():
-            return target.from_pipe(pipe, **extra)
+        return target.from_pipe(pipe, **extra)
     except _FAILURES as error:
         raise LMLError(
             f"model={config.model!r} is a {family}, of which diffusers has no version that takes {what}; give another "
@@ -212,7 +220,7 @@ def _load_adapter(pipe: Any, config: GenerateConfig) -> None:
         raise LMLError(f"lora={config.lora!r} needs the package peft; run pip install peft.") from error
     path = Path(config.lora)
     where, extra = (str(path.parent), {"weight_name": path.name}) if path.is_file() else (config.lora, {})
-    with _told("lora", config.lora, "save_lora_weights, for this kind of model,"):
+    with _quiet_loading(), _told("lora", config.lora, "save_lora_weights, for this kind of model,"):
         pipe.load_lora_weights(where, adapter_name="lora", use_safetensors=True, **extra)
         if "lora" not in {name for names in pipe.get_list_adapters().values() for name in names}:
             raise ValueError("none of its weights is of this model")
@@ -245,8 +253,7 @@ def _place(pipe: Any, config: GenerateConfig) -> None:
 def _told(name: str, value: str, source: str) -> Iterator[None]:
     """Tell in one line what could not be loaded."""
     try:
-        with _quiet_loading():
-            yield
+        yield
     except _FAILURES as error:
         reason = " ".join(str(error).split())
         reason = reason if len(reason) <= 240 else reason[:240] + "..."
@@ -262,18 +269,24 @@ def _told(name: str, value: str, source: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_loading() -> Iterator[None]:
-    """Keep diffusers' bars and remarks off stderr while it loads; what goes wrong is raised, and told in one line."""
+    """Keep the bars and remarks of libraries off stderr while they load; what goes wrong is raised, and told."""
     from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
-    shown, verbosity = diffusers_logging.is_progress_bar_enabled(), diffusers_logging.get_verbosity()
-    diffusers_logging.disable_progress_bar()
-    diffusers_logging.set_verbosity(logging.CRITICAL)
+    before = [
+        (library, library.is_progress_bar_enabled(), library.get_verbosity())
+        for library in (diffusers_logging, transformers_logging)
+    ]
+    for library, _, _ in before:
+        library.disable_progress_bar()
+        library.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
-        diffusers_logging.set_verbosity(verbosity)
-        if shown:
-            diffusers_logging.enable_progress_bar()
+        for library, shown, verbosity in before:
+            library.set_verbosity(verbosity)
+            if shown:
+                library.enable_progress_bar()
 
 
 def _loop_shape(pipe: Any) -> tuple[int, int, int] | None:
