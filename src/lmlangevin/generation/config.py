@@ -13,7 +13,7 @@ from lmlangevin.core.config import LMLConfig
 from lmlangevin.core.damping import CALIBRATED, CONSTANT
 from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.conditions import Conditions
-from lmlangevin.generation.scheduler_files import scheduler_of_folder
+from lmlangevin.generation.model_folder import check_model_folder, scheduler_of_folder
 from lmlangevin.generation.seeds import SEED_LIMIT
 from lmlangevin.generation.store import Place, as_place
 
@@ -286,11 +286,7 @@ class GenerateConfig(Conditions):
             return
         folder = Path(self.model)
         if folder.is_dir():
-            if not (folder / "model_index.json").is_file():
-                raise LMLError(
-                    f"model={self.model!r} holds no model_index.json; give a folder written by a pipeline's "
-                    "save_pretrained."
-                )
+            check_model_folder(folder)
         elif not _HUB_ID.fullmatch(self.model):
             raise LMLError(
                 f"model={self.model!r} is unknown; give {', '.join(BUILT_IN)}, the folder of a diffusers pipeline, "

@@ -1,10 +1,34 @@
-"""Which sampler a pipeline's folder names, read from its scheduler's configuration without loading anything."""
+"""What a saved pipeline's folder says of itself, read without loading anything."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from typing import Any
+
+from lmlangevin.core.errors import LMLError
+
+
+def check_model_folder(folder: Path) -> None:
+    """Check that a folder is that of a saved pipeline, with every component that it names.
+
+    Raises:
+        LMLError: If it is none, or lacks one.
+    """
+    name = f"model={str(folder)!r}"
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LMLError(
+            f"{name} holds no model_index.json; give a folder written by a pipeline's save_pretrained."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise LMLError(f"{name} has a model_index.json that cannot be read ({error}); copy it again.") from error
+    # A component is [library, class], or two nulls where the pipeline goes without it.
+    parts = {key: value for key, value in index.items() if isinstance(value, list) and len(value) == 2 and all(value)}
+    missing = [key for key in parts if not (folder / key).is_dir()]
+    if missing:
+        raise LMLError(f"{name} lacks {', '.join(missing)}, which its model_index.json names; copy the whole folder.")
 
 
 def scheduler_of_folder(model: str) -> str | None:
