@@ -89,6 +89,10 @@ MISTAKES = {
     "folder": (["job/lml", "default", "--out", "nowhere/result.json"], "in a folder that is there"),
     "device": (["job/lml", "default", "--device", "cuda:77"], "give cpu"),
     "broken": (["broken", "default"], "broken/000001.png"),
+    "another N": (
+        ["job/lml", "job/plain", "--protocol", "lml-coco"],
+        "4 images, and protocol 'lml-coco' is of 30000; give as many, or --protocol lml-coco@4",
+    ),
     "no torch-fidelity": (["job/lml", "job/plain", "--protocol", "tf-fid"], "pip install 'lmlangevin[fid]'"),
 }
 

@@ -22,7 +22,7 @@ from lmlangevin.evaluation.extractors import WEIGHTS_SHA256, CallableExtractor
 from lmlangevin.evaluation.features import load_feature_network
 from lmlangevin.evaluation.fid import fid
 from lmlangevin.evaluation.frechet import FrechetStatistics, feature_statistics, frechet_distance
-from lmlangevin.evaluation.protocols import PROTOCOLS, Protocol
+from lmlangevin.evaluation.protocols import PROTOCOLS, Protocol, find_protocol
 from lmlangevin.evaluation.result import FORMAT, FidResult, write_result
 
 MINE = Protocol("mine", "callable", 12, resize="none", reference="mine", source="here")
@@ -215,12 +215,14 @@ def test_inception_protocols_are_not_mixed(make_images: MakeImages, tmp_path: Pa
     make_images(tmp_path / "a", 630, 20, (50, 40))
     make_images(tmp_path / "b", 631, 20, (40, 40))
     values = {}
-    for name in ("tf-fid", "pytorch-fid", "lml-coco"):
+    # The word that statistics of a reference carry, for each protocol.
+    words = {"tf-fid": "tf-fid", "pytorch-fid": "pytorch-fid", "lml-coco@20": "lml-coco"}
+    for name, word in words.items():
         saved = tmp_path / f"{name}.npz"
         result = fid(tmp_path / "a", tmp_path / "b", name, inception_weights=weights, save_reference_statistics=saved)
         values[name] = result.value
-        for other in {"tf-fid", "pytorch-fid", "lml-coco"} - {name}:
-            with pytest.raises(LMLError, match=f"has protocol '{name}' and not '{other}'"):
+        for other in words.keys() - {name}:
+            with pytest.raises(LMLError, match=f"has protocol '{word}' and not '{other}'"):
                 fid(tmp_path / "a", saved, other, inception_weights=weights)
     assert len(set(values.values())) == 3
     assert "20 of 20 generated images are not 512x512, which the protocol has." in result.notes
@@ -234,6 +236,76 @@ def test_other_weights_are_refused(make_images: MakeImages, tmp_path: Path, weig
     torch.save(stand_in.state(633), other)
     with pytest.raises(LMLError, match="has weight_hash"):
         fid(tmp_path / "a", saved, "tf-fid", inception_weights=other)
+
+
+# A strict number of images ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def coco(make_images: MakeImages, tmp_path: Path, stand_in: Any, weights: Path) -> Callable[..., FidResult]:
+    """Measure under lml-coco with the stand-in for Inception."""
+    del stand_in
+
+    def measure(generated: str, reference: str, protocol: str, **options: Any) -> FidResult:
+        if any(not name.endswith(".npz") for name in (generated, reference)):
+            options["inception_weights"] = weights
+        return fid(tmp_path / generated, tmp_path / reference, protocol, **options)
+
+    make_images(tmp_path / "a12", 670, 12, (70, 50))
+    make_images(tmp_path / "a15", 671, 15, (50, 70))
+    make_images(tmp_path / "b", 672, 17, (60, 60))
+    return measure
+
+
+def test_another_number_is_never_called_by_the_same_name(coco: Callable[..., FidResult], tmp_path: Path) -> None:
+    for path in (tmp_path / "a12").iterdir():
+        path.write_text("would be told, if it were read")
+    remedy = "12 images, and protocol 'lml-coco' is of 30000; give as many, or --protocol lml-coco@12, whose"
+    with pytest.raises(LMLError, match=f"generated '.*a12': {remedy}"):
+        coco("a12", "b", "lml-coco")
+    with pytest.raises(LMLError, match="15 images, and protocol 'lml-coco@12' is of 12; .* lml-coco@15, whose"):
+        coco("a15", "b", "lml-coco@12")
+    result = coco("a15", "b", "lml-coco@15")
+    assert (result.protocol.name, result.protocol.num_images) == ("lml-coco@15", 15)
+    assert (result.generated_n, result.reference_n) == (15, 17)
+    assert not any("where the protocol has" in note for note in result.notes)
+    assert result.as_dict()["protocol"]["name"] == "lml-coco@15"
+
+
+def test_one_reference_serves_every_number_and_generated_statistics_their_own(
+    coco: Callable[..., FidResult], tmp_path: Path
+) -> None:
+    saves = {"save_generated_statistics": tmp_path / "a12.npz", "save_reference_statistics": tmp_path / "b.npz"}
+    first = coco("a12", "b", "lml-coco@12", **saves)
+    assert FrechetStatistics.load(tmp_path / "b.npz").protocol == "lml-coco"
+    assert FrechetStatistics.load(tmp_path / "a12.npz").protocol == "lml-coco@12"
+    assert coco("a12", "b.npz", "lml-coco@12").value == pytest.approx(first.value, rel=1e-6)
+    assert coco("a12.npz", "b.npz", "lml-coco@12").value == pytest.approx(first.value, rel=1e-6)
+    other = coco("a15", "b.npz", "lml-coco@15")
+    assert other.value == pytest.approx(coco("a15", "b", "lml-coco@15").value, rel=1e-6)
+    # Statistics of 12 generated images are no 15, and none of the protocol without a number.
+    for protocol in ("lml-coco@15", "lml-coco"):
+        with pytest.raises(LMLError, match=f"generated '.*a12.npz': has protocol 'lml-coco@12' and not '{protocol}'"):
+            coco("a12.npz", "b.npz", protocol)
+    with pytest.raises(LMLError, match="reference '.*a12.npz': has protocol 'lml-coco@12' and not 'lml-coco@15'"):
+        coco("a15", "a12.npz", "lml-coco@15")
+    # A file without a number in its word is, as generated images, of the number that it has.
+    with pytest.raises(LMLError, match="generated '.*b.npz': 17 images, and protocol 'lml-coco' is of 30000"):
+        coco("b.npz", "b.npz", "lml-coco")
+    assert coco("b.npz", "b.npz", "lml-coco@17").value < 1e-6
+
+
+def test_the_whole_number_of_images_goes_by_the_plain_name(coco: Callable[..., FidResult], tmp_path: Path) -> None:
+    features = torch.randn(30_000, 4, generator=torch.Generator().manual_seed(673))
+    words = {"extractor": "inception-v3-2048-tf", "weight_hash": WEIGHTS_SHA256, "protocol": "lml-coco"}
+    FrechetStatistics.empty(4, **words).update(features).save(tmp_path / "whole.npz")
+    FrechetStatistics.empty(4, **words).update(features[:400] + 1).save(tmp_path / "reference.npz")
+    result = coco("whole.npz", "reference.npz", "lml-coco")
+    # Two unit Gaussians whose means are (1, 1, 1, 1) apart.
+    assert result.value == pytest.approx(4, rel=0.2)
+    assert (result.generated_n, result.reference_n, result.notes) == (30_000, 400, ())
+    with pytest.raises(LMLError, match="30000 images, and protocol 'lml-coco@400' is of 400; .* --protocol lml-coco, "):
+        coco("whole.npz", "reference.npz", "lml-coco@400")
 
 
 # What is refused ----------------------------------------------------------------------------------------------------
@@ -252,6 +324,10 @@ def test_other_weights_are_refused(make_images: MakeImages, tmp_path: Path, weig
         ({"extractor": extractor()}, "extractor 'corners': .* has its own; leave it out"),
         ({"protocol": MINE}, "give a CallableExtractor"),
         ({"protocol": replace(PROTOCOLS["tf-fid"], num_images=10)}, "protocol 'tf-fid': is the name of a built-in one"),
+        (
+            {"protocol": replace(find_protocol("lml-coco@8"), size=256)},
+            "protocol 'lml-coco@8': is the name of a built-in one",
+        ),
         ({"protocol": "tf-fid"}, "reference 'default': protocol 'tf-fid' has no statistics of its own"),
         ({"reference_n": 40}, "reference_n 40: only an .npz file"),
         ({"run": "lml"}, "run 'lml': .* leave it out"),
@@ -323,7 +399,7 @@ import sys
 import torch
 from lmlangevin.evaluation.extractors import CallableExtractor
 from lmlangevin.evaluation.fid import fid
-from lmlangevin.evaluation.protocols import PROTOCOLS, Protocol
+from lmlangevin.evaluation.protocols import PROTOCOLS, Protocol, find_protocol
 
 torch.set_num_threads(1)
 extractor = CallableExtractor(lambda images: images[:, :, ::50, ::50].double().flatten(1), "corners")

@@ -20,7 +20,14 @@ from lmlangevin.evaluation.frechet import (
     load_reference_statistics,
     log_fid,
 )
-from lmlangevin.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Protocol, count_note, find_protocol
+from lmlangevin.evaluation.protocols import (
+    DEFAULT_PROTOCOL,
+    PROTOCOLS,
+    Protocol,
+    check_count,
+    count_note,
+    find_protocol,
+)
 from lmlangevin.evaluation.result import FidResult
 from lmlangevin.evaluation.sources import ImageFiles, SizeCount, StatisticsFile, image_batches, open_source
 
@@ -55,7 +62,7 @@ def fid(
     Args:
         generated: a folder of images, a folder or manifest of `lml generate`, or an .npz file of statistics.
         reference: likewise, or `"default"` for the statistics that come with protocol `embedded-cifar10`.
-        protocol: a name of `PROTOCOLS`, or a protocol of your own.
+        protocol: a name that `find_protocol` takes, or a protocol of your own.
         run: which run of the manifest that `generated` names.
         blocks: also measure this many disjoint blocks of equal size of the generated images, in the order of their
             seeds or names; 2 or more. Images that do not fill a block count in the value and in no block.
@@ -75,7 +82,7 @@ def fid(
 
     Raises:
         LMLError: an argument out of range or without effect, a source that cannot be read or fits the protocol not,
-            or statistics made in another way.
+            another number of generated images than a strict protocol's, or statistics made in another way.
     """
     chosen = find_protocol(protocol) if isinstance(protocol, str) else protocol
     sources = (
@@ -91,9 +98,10 @@ def fid(
     stored = _agree(sources, stored, extractor)
 
     meter = _Meter(chosen, extractor, batch_size, progress)
-    theirs = stored[1] or meter.measure(sources[1], "reference", None)[0]
+    theirs = stored[1] or meter.measure(sources[1], "reference", chosen.reference_name, None)[0]
     _save(theirs, save_reference_statistics)
-    parts = [stored[0]] if stored[0] is not None else meter.measure(sources[0], "generated", blocks)
+    theirs = replace(theirs, protocol=chosen.name)
+    parts = [stored[0]] if stored[0] is not None else meter.measure(sources[0], "generated", chosen.name, blocks)
     ours = parts[0]
     for part in parts[1:]:
         ours = ours.merge(part)
@@ -159,7 +167,8 @@ def _check(
         raise LMLError(
             f"inception_weights {str(inception_weights)!r}: protocol {protocol.name!r} has no Inception; leave it out"
         )
-    if PROTOCOLS.get(protocol.name, protocol) != protocol:
+    built_in = PROTOCOLS.get(protocol.reference_name)
+    if built_in is not None and find_protocol(protocol.name) != protocol:
         raise LMLError(f"protocol {protocol.name!r}: is the name of a built-in one; give yours another name")
     ours, theirs = sources
     if theirs is None and protocol.name != DEFAULT_PROTOCOL:
@@ -171,6 +180,8 @@ def _check(
     for source in sources:
         if isinstance(source, ImageFiles) and len(source) < 2:
             raise LMLError(f"{source.argument} {source.name!r}: {len(source)} image; give 2 or more")
+    if isinstance(ours, ImageFiles):
+        check_count(protocol, len(ours), f"generated {ours.name!r}")
     if blocks is not None:
         if blocks < 2:
             raise LMLError(f"blocks {blocks}: one block has no spread; give 2 or more")
@@ -192,7 +203,11 @@ def _check(
 def _load_stored(
     protocol: Protocol, sources: _Sources, reference_n: int | None, assume_protocol: bool, notes: list[str]
 ) -> _Stored:
-    """Load each side that is a file of statistics, None for images, and see that it names the protocol."""
+    """Load each side that is a file of statistics, None for images, and see that it names the protocol.
+
+    A reference's number of images is free.
+    """
+    ours, _ = sources
     stored: list[FrechetStatistics | None] = []
     for source, n in zip(sources, (None, reference_n), strict=True):
         if not isinstance(source, StatisticsFile):
@@ -212,11 +227,14 @@ def _load_stored(
                 )
             notes.append(f"{where} does not say how it was made; it was taken for {protocol.name} as you told.")
             side = replace(side, protocol=protocol.name)
-        elif side.protocol != protocol.name:
+        elif side.protocol not in (protocol.name, protocol.reference_name):
             raise LMLError(f"{where}: has protocol {side.protocol!r} and not {protocol.name!r}; {_REMEDY}")
         elif not side.extractor:
             raise LMLError(f"{where}: does not name its extractor; {_REMEDY}")
-        stored.append(side)
+        if source is ours:
+            # The base's word says how the images were prepared; that they are as many as they should be is seen here.
+            check_count(protocol, side.n, where)
+        stored.append(replace(side, protocol=protocol.name))
     if assume_protocol and all(side is None or side.extractor for side in stored):
         raise LMLError("assume_protocol: no .npz file here lacks the protocol's name; leave it out")
     return stored
@@ -263,8 +281,11 @@ class _Meter:
         self._progress = progress
         self.sizes = SizeCount()
 
-    def measure(self, source: object, name: str, blocks: int | None) -> list[FrechetStatistics]:
-        """Return the statistics of each block, and last those of the images that are left over, if any are."""
+    def measure(self, source: object, name: str, word: str, blocks: int | None) -> list[FrechetStatistics]:
+        """Return the statistics of each block, and last those of the images that are left over, if any are.
+
+        They carry `word` as their protocol.
+        """
         assert isinstance(source, ImageFiles) and self._extractor is not None  # the other kinds are stored statistics
         size = len(source) // (blocks or 1)
         starts = list(range(0, len(source), size))
@@ -272,7 +293,7 @@ class _Meter:
             feature_statistics(
                 self._extractor,
                 self._batches(source, start, start + size, name),
-                protocol=self._protocol.name,
+                protocol=word,
                 batch_size=self._batch_size,
             )
             for start in starts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -31,7 +31,8 @@ class Protocol:
     Args:
         name: the word that statistics carry; those with another word are refused.
         extractor: `"embedded"`, `"inception"`, or `"callable"` for one that the caller brings.
-        num_images: how many generated images it asks for, N. Other counts are measured, with a note.
+        num_images: how many generated images it asks for, N. Other counts are measured, with a note, or refused where
+            it is strict.
         preparation: what is done to an image file, the key of the rule.
         size: side in pixels that goes with `preparation`; None for ANY.
         rule: how Inception's input is made from the bytes, `"tf"` or `"pytorch"`; empty for other extractors.
@@ -39,10 +40,13 @@ class Protocol:
         reference: what it is measured against, in words.
         source: where it comes from.
         generated_size: side in pixels of generated images as they come; None where nothing is asked.
+        strict: whether another number of generated images is refused. `name@N` is then the same protocol for N images.
+        base: the protocol that this one differs from by `num_images` alone, empty for all others; the name is then
+            `base@num_images`.
 
     Raises:
-        LMLError: no name, N < 2, an unknown extractor, a size that does not go with the preparation, or a rule that
-            does not go with the extractor.
+        LMLError: no name, N < 2, an unknown extractor, a size that does not go with the preparation, a rule that does
+            not go with the extractor, or a name with an @ that is not `base@num_images`.
     """
 
     name: str
@@ -55,6 +59,8 @@ class Protocol:
     reference: str = ""
     source: str = ""
     generated_size: int | None = None
+    strict: bool = False
+    base: str = ""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -67,6 +73,19 @@ class Protocol:
             raise LMLError(f"size {self.size}: give a side in pixels for EXACT and CROP, and None for ANY")
         if self.rule not in (("tf", "pytorch") if self.extractor == "inception" else ("",)):
             raise LMLError(f"rule {self.rule!r}: give 'tf' or 'pytorch' for 'inception', and '' for other extractors")
+        if ("@" in self.name or self.base) and self.name != f"{self.base}@{self.num_images}":
+            raise LMLError(
+                f"name {self.name!r}: an @ stands between base {self.base!r} and num_images, and nowhere else"
+            )
+
+    @property
+    def reference_name(self) -> str:
+        """The word that statistics of a reference carry: the same for every number of generated images.
+
+        A reference is read, prepared and summed up without regard to what it will be compared with, so one file of
+        statistics serves `lml-coco` and every `lml-coco@N`.
+        """
+        return self.base or self.name
 
     @property
     def label(self) -> str:
@@ -128,6 +147,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                     "does not claim to reproduce its numbers"
                 ),
                 generated_size=512,
+                strict=True,
             ),
         )
     }
@@ -138,12 +158,49 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
 def find_protocol(name: str) -> Protocol:
     """Return a built-in protocol.
 
+    Args:
+        name: a name of `PROTOCOLS`, or `name@N` for the same protocol with N generated images, where it is strict.
+
     Raises:
         LMLError: there is none of that name.
     """
-    if name not in PROTOCOLS:
-        raise LMLError(f"protocol {name!r}: unknown; give one of {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name]
+    if name in PROTOCOLS:
+        return PROTOCOLS[name]
+    base, _, count = name.partition("@")
+    found = PROTOCOLS.get(base)
+    if found is None or not found.strict:
+        strict = ", ".join(f"{protocol.name}@N" for protocol in PROTOCOLS.values() if protocol.strict)
+        raise LMLError(f"protocol {name!r}: unknown; give one of {', '.join(PROTOCOLS)}, or {strict} for N images")
+    # One name for one protocol: no leading zeros, and the base's own count belongs to the base.
+    number = int(count) if count.isascii() and count.isdigit() and len(count) < 10 else 0
+    if number < 2 or str(number) != count:
+        raise LMLError(
+            f"protocol {name!r}: after the @ stands the number of generated images; give such as {base}@1000"
+        )
+    if number == found.num_images:
+        raise LMLError(f"protocol {name!r}: is {base} itself; give {base}")
+    return replace(found, name=name, num_images=number, base=base)
+
+
+def check_count(protocol: Protocol, count: int, where: str) -> None:
+    """Check a number of generated images under a strict protocol.
+
+    Args:
+        protocol: the protocol.
+        count: the number.
+        where: what holds them, for messages.
+
+    Raises:
+        LMLError: the protocol is strict and of another number.
+    """
+    if not protocol.strict or count == protocol.num_images:
+        return
+    base = protocol.reference_name
+    own = base in PROTOCOLS and count == PROTOCOLS[base].num_images
+    raise LMLError(
+        f"{where}: {count} images, and protocol {protocol.name!r} is of {protocol.num_images}; give as many, or "
+        f"--protocol {base if own else f'{base}@{count}'}, whose distances stand beside each other only"
+    )
 
 
 def count_note(protocol: Protocol, count: int) -> str | None:
