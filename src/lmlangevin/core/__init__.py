@@ -1,6 +1,14 @@
 """The method: pure functions and small frozen values on tensors of any event shape. Imports torch alone."""
 
-from lmlangevin.core.adaptive import Adapted, AdaptiveConstants, AdaptiveState, adapt, run_trust
+from lmlangevin.core.adaptive import (
+    LARGEST_FLOW_SIGMA,
+    Adapted,
+    AdaptiveConstants,
+    AdaptiveState,
+    adapt,
+    flow_log_ratio,
+    run_trust,
+)
 from lmlangevin.core.config import LMLConfig
 from lmlangevin.core.correction import LMLInfo, LMLState, correct, lm_direction
 from lmlangevin.core.damping import Damping, History, controller_names, register_controller
@@ -8,6 +16,7 @@ from lmlangevin.core.errors import LMLError
 from lmlangevin.core.scheduled import CalibratedSchedule, correct_scheduled
 
 __all__ = [
+    "LARGEST_FLOW_SIGMA",
     "AdaptiveConstants",
     "AdaptiveState",
     "Adapted",
@@ -22,6 +31,7 @@ __all__ = [
     "controller_names",
     "correct",
     "correct_scheduled",
+    "flow_log_ratio",
     "lm_direction",
     "register_controller",
     "run_trust",

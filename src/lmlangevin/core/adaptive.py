@@ -124,6 +124,16 @@ def image_stride(start: float, end: float) -> float:
     return place(start) - place(end)
 
 
+LARGEST_FLOW_SIGMA = 0.999
+"""A flow at sigma 1 is pure noise, whose noise-to-signal ratio has no logarithm; it is counted as this sigma."""
+
+
+def flow_log_ratio(sigma: float) -> float:
+    """Return the logarithm of a flow's noise-to-signal ratio sigma / (1 - sigma); -inf at sigma 0."""
+    sigma = min(sigma, LARGEST_FLOW_SIGMA)
+    return math.log(sigma / (1 - sigma)) if sigma > 0 else -math.inf
+
+
 def run_trust(ratios: Sequence[float], constants: AdaptiveConstants = AdaptiveConstants()) -> float:
     """Return the share of every defect of a run that is to be corrected, 0 to 1.
 

@@ -26,15 +26,13 @@ from lmlangevin.core import (
     adapt,
     correct,
     correct_scheduled,
+    flow_log_ratio,
     run_trust,
 )
 from lmlangevin.core.damping import ADAPTIVE
 from lmlangevin.samplers.options import DPMPP_2M, Settings, read_options
 
 logger = logging.getLogger("lmlangevin")
-
-_LARGEST_FLOW_SIGMA = 0.999
-"""A flow at sigma 1 is pure noise, whose noise-to-signal ratio has no logarithm; it is counted as this sigma."""
 
 _DEEPEST_WRAPPER = 16
 """How many `inner_model`s are looked into; ComfyUI has two above the one that knows."""
@@ -152,10 +150,7 @@ def is_flow(model: Any) -> bool:
 
 def log_ratio(level: float, *, flow: bool) -> float:
     """Return the logarithm of the noise-to-signal ratio at a level above 0."""
-    if not flow:
-        return math.log(level)
-    level = min(level, _LARGEST_FLOW_SIGMA)
-    return math.log(level / (1 - level))
+    return flow_log_ratio(level) if flow else math.log(level)
 
 
 def correct_step(plan: Plan, i: int, x: Tensor, denoised: Tensor, state: RunState) -> tuple[Step, RunState]:

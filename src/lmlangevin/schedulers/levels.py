@@ -15,10 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lmlangevin.core import LMLError
-
-_LARGEST_FLOW_SIGMA = 0.999
-"""A flow at sigma 1 is pure noise, whose noise-to-signal ratio has no logarithm; it is counted as this sigma."""
+from lmlangevin.core import LARGEST_FLOW_SIGMA, LMLError, flow_log_ratio
 
 
 class Level(NamedTuple):
@@ -51,9 +48,9 @@ def run_levels(scheduler: Any) -> list[Level]:
         ratios = [float(value) for value in scheduler.sigmas.tolist()]
         flow = bool(scheduler.config.get("use_flow_sigmas")) or "FlowMatch" in name
         if flow and getattr(scheduler.config, "prediction_type", "flow_prediction") == "flow_prediction":
-            return [Level(r, _flow_log(r), 1.0) for r in ratios]
+            return [Level(r, flow_log_ratio(r), 1.0) for r in ratios]
         if flow:
-            return [Level(r / _signal(r), _flow_log(r), _signal(r)) for r in ratios]
+            return [Level(r / _signal(r), flow_log_ratio(r), _signal(r)) for r in ratios]
         carries_ratio = hasattr(scheduler, "is_scale_input_called")
         return [Level(r, _log(r), 1.0 if carries_ratio else 1 / math.sqrt(1 + r * r)) for r in ratios]
     if hasattr(scheduler, "alphas_cumprod"):
@@ -106,10 +103,5 @@ def _log(ratio: float) -> float:
     return math.log(ratio) if ratio > 0 else -math.inf
 
 
-def _flow_log(sigma: float) -> float:
-    sigma = min(sigma, _LARGEST_FLOW_SIGMA)
-    return _log(sigma / (1 - sigma))
-
-
 def _signal(sigma: float) -> float:
-    return 1 - min(sigma, _LARGEST_FLOW_SIGMA)
+    return 1 - min(sigma, LARGEST_FLOW_SIGMA)
