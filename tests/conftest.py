@@ -6,12 +6,27 @@ configurations and saved, since no hub can be reached.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny pipeline of a kind of `tools/tiny_pipelines.py`, saved once a session; not to be changed."""
+    from tiny_pipelines import save
+
+    root = tmp_path_factory.mktemp("tiny")
+
+    def find(kind: str) -> Path:
+        folder = root / kind
+        return folder if folder.exists() else save(kind, folder)
+
+    return find
 
 
 @pytest.fixture(scope="session")

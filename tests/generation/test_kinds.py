@@ -264,3 +264,27 @@ def test_what_a_pipeline_cannot_do_is_refused_before_a_folder_is_made(
     with pytest.raises(LMLError, match=words) as caught:
         generate(GenerateConfig(out=tmp_path / "out", model=str(tiny_pipeline(kind)), **fill(settings)))
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_a_sampler_without_a_measured_gain_stays_plain_and_says_so(tiny_pipeline: Any, tmp_path: Path) -> None:
+    settings = KINDS["wan"][0]
+    result = generate(
+        GenerateConfig(
+            out=tmp_path / "out", model=str(tiny_pipeline("wan")), steps=2, num_images=1, compare=True, **settings
+        )
+    )
+    assert np.array_equal(_pixels(tmp_path / "out" / "plain"), _pixels(tmp_path / "out" / "lml"))
+    assert [note for note in result.notes if "No gain was measured for flow-unipc" in note and "flow-euler" in note]
+
+
+def test_a_pipeline_that_is_unsafe_with_a_history_is_refused_by_name(
+    tiny_pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lmlangevin.schedulers import refused
+
+    monkeypatch.setattr(refused, "refusal", lambda family: "it goes back in time")
+    model = str(tiny_pipeline("sd15"))
+    with pytest.raises(LMLError, match="StableDiffusionPipeline, which LML does not support: it goes back in time"):
+        generate(GenerateConfig(out=tmp_path / "out", model=model, prompt="a fox", num_images=1))
+    assert not (tmp_path / "out").exists()
+    generate(GenerateConfig(out=tmp_path / "out", model=model, prompt="a fox", num_images=1, steps=2, lml=False))

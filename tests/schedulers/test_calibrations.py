@@ -8,13 +8,29 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, EulerDiscreteScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMPipeline, DiffusionPipeline, EulerDiscreteScheduler, UNet2DModel
 
 from lmlangevin import LMLError, apply_lml, remove_lml
 from lmlangevin.core import CalibratedSchedule
 from lmlangevin.schedulers.calibrations import CalibrationFile, fingerprint, load_calibration, shipped_calibrations
 
 SCHEDULE = CalibratedSchedule((157.4, 9.0, 0.8, 0.0), ((0.0,), (0.5,), (0.3,)))
+
+
+class PixelPipeline(DiffusionPipeline):
+    """A loop that scales its noise and its input as Euler needs it, which that of `DDPMPipeline` does not."""
+
+    def __init__(self, unet: Any, scheduler: Any) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)
+
+    @torch.no_grad()
+    def __call__(self, num_inference_steps: int) -> torch.Tensor:
+        self.scheduler.set_timesteps(num_inference_steps)
+        x = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * self.scheduler.init_noise_sigma
+        for t in self.scheduler.timesteps:
+            x = self.scheduler.step(self.unet(self.scheduler.scale_model_input(x, t), t).sample, t, x).prev_sample
+        return x
 
 
 @pytest.fixture
@@ -28,7 +44,7 @@ def pipe() -> Any:
         up_block_types=("UpBlock2D", "UpBlock2D"),
         norm_num_groups=4,
     )
-    return DDPMPipeline(unet, DDIMScheduler())  # pyright: ignore[reportArgumentType]
+    return PixelPipeline(unet, DDIMScheduler())
 
 
 def made_for(pipe: Any, guidance: float | None = None) -> CalibrationFile:
@@ -49,14 +65,23 @@ def test_a_pipeline_gets_the_schedule_and_samples_with_it(pipe: Any, tmp_path: P
     made_for(pipe).save(path)
     apply_lml(pipe, control="calibrated", calibration=path)
     assert type(pipe.scheduler).__name__ == "EulerDiscreteLMLScheduler"
-    pipe.set_progress_bar_config(disable=True)
-    image = pipe(num_inference_steps=3, generator=torch.Generator().manual_seed(1), output_type="np").images
+    image = pipe(num_inference_steps=3)
     assert pipe.scheduler.sigmas.tolist() == pytest.approx(SCHEDULE.levels)
-    assert image.shape == (1, 8, 8, 3)
+    assert image.shape == (1, 3, 8, 8) and image.isfinite().all()
     with pytest.raises(LMLError, match="num_inference_steps is 4"):
         pipe(num_inference_steps=4)
     remove_lml(pipe)
     assert "calibrated_steps" not in pipe.scheduler.config
+
+
+def test_a_loop_that_cannot_drive_euler_is_refused(pipe: Any, tmp_path: Path) -> None:
+    """`DDPMPipeline` would run it on noise and inputs that are not scaled, and make rubbish."""
+    made_for(pipe).save(tmp_path / "g.json")
+    pixel: Any = DDPMPipeline(pipe.unet, pipe.scheduler)
+    before = pixel.scheduler
+    with pytest.raises(LMLError, match="scheduler=EulerDiscreteScheduler does not fit the loop of DDPMPipeline"):
+        apply_lml(pixel, control="calibrated", calibration=tmp_path / "g.json")
+    assert pixel.scheduler is before
 
 
 @pytest.mark.parametrize(

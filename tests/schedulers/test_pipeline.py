@@ -289,15 +289,16 @@ def test_ddim_pipeline_with_eta(unet: UNet2DModel, table: Any) -> None:
     assert np.array_equal(draw(1), draw(1)) and abs(draw(1) - plain).max() > 1e-4
 
 
-def test_a_ddpm_scheduler_needs_a_gain(unet: UNet2DModel, table: Any) -> None:
-    pipe: Any = DDPMPipeline(unet, DDPMScheduler())
-    with pytest.raises(LMLError, match="no preset was measured for DDPMScheduler .*give gain="):
-        apply_lml(pipe)
-    assert type(pipe.scheduler) is DDPMScheduler
+def test_ddim_stands_in_for_ddpm(unet: UNet2DModel, table: Any) -> None:
+    pipe: Any = DDPMPipeline(unet, DDPMScheduler(clip_sample=False))
     pipe.set_progress_bar_config(disable=True)
     plain = paint(pipe)
+    apply_lml(pipe)
+    assert type(pipe.scheduler) is with_lml(DDIMScheduler) and pipe.scheduler.config.control == "adaptive"
+    assert type(remove_lml(pipe).scheduler) is DDPMScheduler and np.array_equal(paint(pipe), plain)
     assert np.array_equal(paint(apply_lml(pipe, gain=0)), plain)
-    assert abs(paint(apply_lml(pipe, gain=0.5)) - plain).max() > 1e-4
+    corrected = paint(apply_lml(pipe, gain=0.5))
+    assert type(pipe.scheduler) is with_lml(DDPMScheduler) and abs(corrected - plain).max() > 1e-4
 
 
 # Text to image ------------------------------------------------------------------------------------------------------
@@ -405,6 +406,16 @@ def test_a_callback_that_keeps_latents_sees_no_change(text: Any) -> None:
 
     paint(text, callback_on_step_end=callback)
     assert len(kept) == 5 and all(torch.equal(a, b) for a, b in kept)
+
+
+def test_what_is_a_flow() -> None:
+    flows = [
+        FlowMatchEulerDiscreteScheduler(),
+        diffusers.LTXEulerAncestralRFScheduler(),
+        diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True),
+    ]
+    others = [DDIMScheduler(), diffusers.UniPCMultistepScheduler(), PNDMScheduler(skip_prk_steps=True)]
+    assert all(map(pipeline.is_flow, flows)) and not any(map(pipeline.is_flow, others))
 
 
 # Refused ------------------------------------------------------------------------------------------------------------

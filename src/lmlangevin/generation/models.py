@@ -75,7 +75,8 @@ def _load_embedded(config: GenerateConfig, dtype: torch.dtype) -> LoadedModel:
 
     with resources.as_file(resources.files("lmlangevin") / "assets" / "embedded" / "unet") as folder:
         network: Any = UNet2DModel.from_pretrained(str(folder), torch_dtype=dtype, local_files_only=True)
-    network = network.to(config.device).eval().requires_grad_(False)
+    # Its convolutions are faster with the channels last, on a CPU and on a GPU.
+    network = network.to(config.device, memory_format=torch.channels_last).eval().requires_grad_(False)
     size = network.config.sample_size
     shape = (network.config.in_channels, size, size)
     return LoadedModel(config.model, type(network).__name__, (network,), VP_CONFIG, shape)

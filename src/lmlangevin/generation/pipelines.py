@@ -43,6 +43,7 @@ def load_pipeline(config: GenerateConfig, dtype: torch.dtype, *, flow: bool) -> 
             by then.
     """
     from lmlangevin.schedulers.pipeline import is_flow
+    from lmlangevin.schedulers.refused import refusal
 
     config.check_files()
     with _quiet_loading():
@@ -51,6 +52,9 @@ def load_pipeline(config: GenerateConfig, dtype: torch.dtype, *, flow: bool) -> 
     scheduler = getattr(pipe, "scheduler", None)
     if scheduler is None or not hasattr(scheduler, "config"):
         raise LMLError(f"model={config.model!r} is a {family} without a diffusers scheduler; give another pipeline.")
+    reason = refusal(type(pipe)) if config.lml else None
+    if reason is not None:
+        raise LMLError(f"model={config.model!r} is a {family}, which LML does not support: {reason}; give --no-lml.")
     if is_flow(scheduler) != flow:
         raise LMLError(flow_mismatch(config.scheduler, config.model, flow_model=not flow))
     shape = _loop_shape(pipe)

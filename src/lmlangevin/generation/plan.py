@@ -115,7 +115,6 @@ def plan_runs(config: GenerateConfig, model: LoadedModel, notes: list[str]) -> l
 def _build(config: GenerateConfig, model: LoadedModel, notes: list[str], *, with_lml: bool) -> Any:
     from lmlangevin.schedulers.choice import default_control
     from lmlangevin.schedulers.names import build_scheduler
-    from lmlangevin.schedulers.presets import find_preset
 
     overrides = _overrides(config, model)
     plain = build_scheduler(config.scheduler, model.scheduler_config, grid=config.grid, lml=None, **overrides)
@@ -127,20 +126,35 @@ def _build(config: GenerateConfig, model: LoadedModel, notes: list[str], *, with
     if config.calibration is not None:
         keys |= {"calibrated_steps": _calibrated_steps(config, model, plain)}
     by_preset = keys["control"] == CONSTANT and config.gain is None and config.kappa is None and config.damping is None
-    if by_preset and not model.measured:
-        half = find_preset(type(plain), plain.config, halved=True)
-        keys |= {"gain": half.gain, "preset": half.label}
+    if by_preset:
+        keys |= _preset_keys(config, model, plain, notes)
+    return build_scheduler(config.scheduler, model.scheduler_config, grid=config.grid, lml=keys, **overrides)
+
+
+def _preset_keys(config: GenerateConfig, model: LoadedModel, plain: Any, notes: list[str]) -> dict[str, Any]:
+    """Return the gain of a sampler for which none was given, and tell what a user should know of it."""
+    from lmlangevin.schedulers.choice import default_preset
+    from lmlangevin.schedulers.names import find_scheduler
+
+    preset = default_preset(plain, measured=model.measured)
+    others = "flow-euler" if find_scheduler(config.scheduler).flow else "deis or euler"
+    if preset is None:
         notes.append(
-            f"The presets were measured on unconditional pixel models; {model.family} gets half of its scheduler's, "
-            f"gain {half.gain:g}. Give --gain to choose it yourself."
+            f"No gain was measured for {config.scheduler} on this grid, so it is the plain sampler. Give --gain to try "
+            f"one, or another scheduler such as {others}."
         )
-    made = build_scheduler(config.scheduler, model.scheduler_config, grid=config.grid, lml=keys, **overrides)
-    if by_preset and made.config.gain == 0:
+        return {"gain": 0.0}
+    if preset.gain == 0:
         notes.append(
             f"The measured gain of {config.scheduler} on this grid is 0, which is the plain sampler. Give --gain to "
-            "try one, or another scheduler such as deis or euler."
+            f"try one, or another scheduler such as {others}."
         )
-    return made
+    elif not model.measured:
+        notes.append(
+            f"The presets were measured on unconditional pixel models; {model.family} gets half of its scheduler's, "
+            f"gain {preset.gain:g}. Give --gain to choose it yourself."
+        )
+    return {"gain": preset.gain, "preset": preset.label}
 
 
 def _build_release(config: GenerateConfig, model: LoadedModel) -> Any:

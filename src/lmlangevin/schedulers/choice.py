@@ -1,14 +1,18 @@
-"""Which control a sampler gets when nobody chooses one."""
+"""Which sampler, control and gain a pipeline gets when nobody chooses them."""
 
 from __future__ import annotations
 
 import copy
 from typing import Any
 
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
 from lmlangevin.core import LMLError
 from lmlangevin.core.damping import ADAPTIVE, CONSTANT
 from lmlangevin.schedulers.factory import with_lml
 from lmlangevin.schedulers.levels import draws_noise, run_levels
+from lmlangevin.schedulers.presets import Preset, find_preset
 
 _PROBE_STEPS = 5
 
@@ -35,3 +39,38 @@ def default_control(plain: Any, *, measured: bool) -> str:
     except LMLError:
         return CONSTANT
     return CONSTANT if draws_noise(probe, type(plain).step, probe.timesteps) else ADAPTIVE
+
+
+def default_preset(plain: Any, *, measured: bool) -> Preset | None:
+    """Return the gain of a sampler with the constant control for which none was given.
+
+    Args:
+        plain: A scheduler without LML.
+        measured: Whether the model is of the kind that the presets were measured on: unconditional, of pixels.
+
+    Returns:
+        The preset of the sampler and its time grid, half of it where the model is of another kind. None where the
+        sampler was not measured: it is then to be left as it is, since any gain could make images worse.
+    """
+    try:
+        return find_preset(type(plain), plain.config, halved=not measured)
+    except LMLError:
+        return None
+
+
+def measured_sister(base: type, config: Any) -> type | None:
+    """Return the sampler that stands in for one that was not measured on unconditional pixel models.
+
+    `DDPMScheduler` is what such models are trained with and saved with. It draws noise in every step, which takes
+    hundreds of them; `DDIMScheduler` samples the same model without noise, in few steps, and was measured.
+
+    Args:
+        base: A diffusers scheduler class.
+        config: Its configuration.
+
+    Returns:
+        `DDIMScheduler` for a `DDPMScheduler` whose model does not predict its variance too, which DDIM could not read;
+        None for any other scheduler.
+    """
+    learned = str(config.get("variance_type", "")).startswith("learned")
+    return DDIMScheduler if base is DDPMScheduler and not learned else None

@@ -40,6 +40,11 @@ _REFUSED = {
         ("LCMScheduler", "TCDScheduler", "CMStochasticIterativeScheduler", "FlowMatchLCMScheduler", "SCMScheduler"),
         "it samples a distilled consistency model, which has no trajectory to follow",
     ),
+    "FlowMapEulerDiscreteScheduler": "its model predicts the mean velocity of a step, which has no curve left",
+    **dict.fromkeys(
+        ("HeliosDMDScheduler", "PiflowScheduler"),
+        "it samples a distilled model, whose predictions say no more than where the step ends",
+    ),
 }
 
 
@@ -111,8 +116,9 @@ def _check_base(base: type) -> None:
     if reason is None and arguments != ["model_output", "timestep", "sample"]:
         reason = "its step does not take (model_output, timestep, sample)"
     if reason is not None:
+        other = "FlowMatchEulerDiscreteScheduler" if name.startswith("FlowMatch") else "DDIMScheduler"
         raise LMLError(
-            f"base={name} cannot be corrected: {reason}; use DDIMScheduler, DPMSolverMultistepScheduler or another "
+            f"base={name} cannot be corrected: {reason}; use {other}, DPMSolverMultistepScheduler or another "
             "scheduler that evaluates once a timestep."
         )
 
@@ -217,8 +223,13 @@ def _corrected_update(parent: Any, name: str) -> Any:
 
 
 def _check_arguments(step: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Refuse arguments of a step that make it draw noise."""
+    """Refuse arguments of a step that make it draw noise, or put parts of a sample at levels of their own."""
     given = inspect.signature(step).bind(None, *args, **kwargs).arguments
+    if given.get("per_token_timesteps") is not None:
+        raise LMLError(
+            "per_token_timesteps puts the tokens of a sample at levels of their own, and control='adaptive' knows one "
+            "level a step; give control='constant'."
+        )
     for name in ("eta", "s_churn"):
         if given.get(name):
             raise LMLError(

@@ -158,6 +158,8 @@ def sampler_config(entry: SchedulerName, config: Any) -> dict[str, Any]:
     own = dict(entry.config)
     if entry.shift_key == "flow_shift" and config.get("shift") is not None:
         own["flow_shift"] = config["shift"]
+    if entry.flow and entry.shift_key == "shift" and config.get("use_flow_sigmas"):
+        own["shift"] = config["flow_shift"]
     return own
 
 

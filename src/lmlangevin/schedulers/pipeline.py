@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,20 @@ from lmlangevin.schedulers.calibrations import (
     network_of,
     shipped_calibrations,
 )
-from lmlangevin.schedulers.choice import default_control
+from lmlangevin.schedulers.choice import default_control, default_preset, measured_sister
 from lmlangevin.schedulers.factory import with_lml
 from lmlangevin.schedulers.mixin import LML_DEFAULTS, LMLSchedulerMixin
 from lmlangevin.schedulers.names import find_scheduler, sampler_config
-from lmlangevin.schedulers.presets import find_preset
+from lmlangevin.schedulers.presets import Preset
+from lmlangevin.schedulers.refused import refusal
 
 logger = logging.getLogger("lmlangevin")
 
 _MEASURED_PIPELINES = ("DDPMPipeline", "DDIMPipeline")
 """Unconditional pixel models, which the presets and the adaptive control were measured on."""
 
-_UNSAFE_PIPELINES = {
-    "LEditsPP": "it inverts images with a scheduler step of its own",
-    "Cosmos": "it calls the scheduler twice a timestep",
-}
+_FLOWS = ("FlowMatch", "LTXEulerAncestralRF", "MiniMaxH3")
+"""How the names of the schedulers begin that know flows alone."""
 
 _noticed = False
 
@@ -61,7 +61,7 @@ def apply_lml(
         pipe: A pipeline with a `scheduler`. A scheduler that is an LML one already is set anew.
         gain: The correction's strength, one number, with `control="constant"`. Without `gain` and `kappa` that takes
             the measured preset of the scheduler and its time grid; for guided, latent and other pipelines that it was
-            not measured on, half of it.
+            not measured on, half of it; and 0, with a notice, for a scheduler that was not measured at all.
         kappa: The paper's kappa, in [-1, 1], in place of `gain`.
         damping: The paper's damping, relative to ||b||^2 unless `damping_mode="absolute"`.
         damping_mode: `"relative"` or `"absolute"`.
@@ -77,32 +77,43 @@ def apply_lml(
             calibrated. None compares nothing; a pipeline does not tell its scheduler.
         record: Whether to keep each step's `LMLInfo` on `pipe.scheduler.lml_history`.
         scheduler: Another sampler than the pipeline's own: a short name such as `"dpmpp-2m"` (see `lml info`), or a
-            diffusers class.
+            diffusers class. None keeps the pipeline's own, but for one case: where nothing at all is chosen and an
+            unconditional pixel model comes with `DDPMScheduler`, which draws noise and was not measured,
+            `DDIMScheduler` takes its place, with a notice. `remove_lml` gives the first one back.
 
     Returns:
         The pipeline, for chaining.
 
     Raises:
-        LMLError: If the pipeline has no scheduler or is known to be unsafe with one that keeps a history, for a
-            setting out of range, or for a calibration of something else.
+        LMLError: If the pipeline has no scheduler or is known to be unsafe with one that keeps a history (see
+            `REFUSED_PIPELINES`), for a sampler that does not fit its model, for a setting out of range, or for a
+            calibration of something else.
     """
     family = type(pipe).__name__
-    reason = next((why for name, why in _UNSAFE_PIPELINES.items() if family.startswith(name)), None)
+    reason = refusal(type(pipe))
     if reason is not None:
-        raise LMLError(f"pipe={family} is not supported: {reason}, which breaks LML's history; use another pipeline.")
+        raise LMLError(f"pipe={family} is not supported: {reason}; use another pipeline.")
     current = getattr(pipe, "scheduler", None)
     if current is None or not hasattr(current, "from_config"):
         raise LMLError(f"pipe={family} has no diffusers scheduler; give a diffusers pipeline.")
     chosen = gain is not None or kappa is not None or damping is not None or placement != "score" or rank != 1
-    unmeasured = family not in _MEASURED_PIPELINES
+    measured = family in _MEASURED_PIPELINES
     fitted = _read_calibration(control, calibration, guidance_scale)
     if fitted is not None and scheduler is None:
         scheduler = getattr(diffusers, fitted.fingerprint["scheduler_class"])
     base, overrides = _choose(current, scheduler)
     config = _without_lml(current.config)
+    replaced = getattr(current, "_lml_replaced", None) if scheduler is None else None
+    alone = measured and not chosen and control is None and scheduler is None
+    sister = measured_sister(base, config) if alone else None
+    if sister is not None:
+        replaced, base = base, sister
     _check_flow(family, current, base, {**config, **overrides})
+    plain = base.from_config(config, **overrides)
+    if scheduler is not None:
+        _check_pixel_loop(pipe, plain)
     if control is None:
-        control = default_control(base.from_config(config, **overrides), measured=not (chosen or unmeasured))
+        control = default_control(plain, measured=measured and not chosen)
     settings: dict[str, Any] = {
         "gain": gain,
         "kappa": kappa,
@@ -116,20 +127,20 @@ def apply_lml(
     cls = with_lml(base)
     if fitted is not None:
         settings["calibrated_steps"] = fitted.schedule.to_config()
-        _check_calibration(pipe, base.from_config(config, **overrides), fitted, guidance_scale)
-    by_preset = control == CONSTANT and gain is None and kappa is None and damping is None
-    if by_preset and unmeasured:
-        plain = base.from_config(config, **overrides)
-        half = find_preset(base, plain.config, halved=True)
-        settings |= {"gain": half.gain, "preset": half.label}
-        _notice_halving(family, half.gain)
+        _check_calibration(pipe, plain, fitted, guidance_scale)
+    by_preset = (
+        control == CONSTANT and gain is None and kappa is None and damping is None and damping_mode == "relative"
+    )
+    preset = default_preset(plain, measured=measured) if by_preset else None
+    if by_preset:
+        settings |= {"gain": 0.0} if preset is None else {"gain": preset.gain, "preset": preset.label}
     pipe.scheduler = cls.from_config(config, **overrides, **settings)
-    if by_preset and pipe.scheduler.config.gain == 0:
-        logger.warning(
-            "The measured gain of %s on its time grid is 0, so the pipeline samples as before. Give gain= to try one, "
-            "or another scheduler such as 'deis' or 'euler'.",
-            base.__name__,
-        )
+    if replaced is not None:
+        pipe.scheduler._lml_replaced = replaced
+        if sister is not None:
+            _notice_sister(replaced, sister)
+    if by_preset:
+        _notice_preset(family, plain, preset, halved=not measured)
     return pipe
 
 
@@ -167,6 +178,9 @@ def _check_calibration(pipe: Any, plain: Any, fitted: CalibrationFile, guidance_
 def remove_lml(pipe: Any) -> Any:
     """Give a pipeline back the plain scheduler that its LML one was made from; a plain one stays as it is.
 
+    Where `apply_lml` chose `DDIMScheduler` in place of a `DDPMScheduler` by itself, that one comes back, unless the
+    pipeline was saved and loaded in between.
+
     Args:
         pipe: A diffusers pipeline.
 
@@ -175,7 +189,7 @@ def remove_lml(pipe: Any) -> Any:
     """
     current = pipe.scheduler
     if isinstance(current, LMLSchedulerMixin):
-        base: Any = current._lml_base
+        base: Any = getattr(current, "_lml_replaced", current._lml_base)
         pipe.scheduler = base.from_config(_without_lml(current.config))
     return pipe
 
@@ -195,16 +209,22 @@ def _choose(current: Any, scheduler: str | type | None) -> tuple[Any, dict[str, 
 
 def is_flow(scheduler: Any) -> bool:
     """Return whether a scheduler says that its model predicts a flow velocity."""
-    names = [kin.__name__ for kin in type(scheduler).__mro__]
-    return any(name.startswith("FlowMatch") for name in names) or _flow_config(scheduler.config)
+    return _names_a_flow(type(scheduler)) or _flow_config(scheduler.config)
+
+
+def _names_a_flow(base: type) -> bool:
+    return any(kin.__name__.startswith(_FLOWS) for kin in base.__mro__)
 
 
 def _flow_config(config: Any) -> bool:
     return config.get("prediction_type") == "flow_prediction" or bool(config.get("use_flow_sigmas"))
 
 
-def _check_flow(family: str, current: Any, base: type, config: Any) -> None:
-    flow = any(kin.__name__.startswith("FlowMatch") for kin in base.__mro__) or _flow_config(config)
+def _check_flow(family: str, current: Any, base: Any, config: Any) -> None:
+    """Refuse a sampler of flows for a model of noise, and one of noise for a flow."""
+    # Solvers for both take the flow's keys over from the configuration; others would ignore them.
+    both = "use_flow_sigmas" in inspect.signature(base.__init__).parameters
+    flow = _names_a_flow(base) or (both and _flow_config(config))
     if flow and not is_flow(current):
         raise LMLError(
             f"scheduler={base.__name__} samples flow-matching models, and the model of this {family} predicts noise; "
@@ -213,7 +233,23 @@ def _check_flow(family: str, current: Any, base: type, config: Any) -> None:
     if is_flow(current) and not flow:
         raise LMLError(
             f"scheduler={base.__name__} samples models that predict noise, and the model of this {family} predicts a "
-            "flow velocity; give 'flow-euler'."
+            "flow velocity; give 'flow-euler', 'flow-dpmpp-2m' or 'flow-unipc'."
+        )
+    if flow and both and config.get("algorithm_type") in ("dpmsolver", "sde-dpmsolver"):
+        raise LMLError(
+            f"algorithm_type={config['algorithm_type']!r} of {base.__name__} takes no flow velocity, which the model "
+            f"of this {family} predicts; give 'flow-dpmpp-2m'."
+        )
+
+
+def _check_pixel_loop(pipe: Any, plain: Any) -> None:
+    """Refuse what the loop of `DDPMPipeline` cannot drive: it passes a generator to every step and scales no input."""
+    if not any(kin.__name__ == "DDPMPipeline" for kin in type(pipe).__mro__):
+        return
+    if "generator" not in inspect.signature(plain.step).parameters or hasattr(plain, "is_scale_input_called"):
+        raise LMLError(
+            f"scheduler={type(plain).__name__} does not fit the loop of DDPMPipeline, which passes a generator to "
+            "every step and scales no input; give 'ddim' or 'dpmpp-2m', or use lml generate, whose loop takes any."
         )
 
 
@@ -224,13 +260,39 @@ def _without_lml(config: Any) -> dict[str, Any]:
     return kept
 
 
-def _notice_halving(family: str, gain: float) -> None:
+def _notice_sister(base: type, sister: type) -> None:
+    logger.warning(
+        "%s draws noise in every step and no gain was measured for it, so that %s, which samples the same model "
+        "without noise, takes its place. Give scheduler=%s or a gain to keep it; remove_lml gives it back.",
+        base.__name__,
+        sister.__name__,
+        base.__name__,
+    )
+
+
+def _notice_preset(family: str, plain: Any, preset: Preset | None, *, halved: bool) -> None:
+    """Say what a user who chose no gain gets: half of a preset (once a process), or no correction."""
     global _noticed
-    if not _noticed:
+    name, other = type(plain).__name__, "flow-euler" if is_flow(plain) else "ddim"
+    if preset is None:
+        logger.warning(
+            "No gain was measured for %s on its time grid, so the pipeline samples as before. Give gain=, for example "
+            "0.2, and compare, or scheduler=%r, which was measured.",
+            name,
+            other,
+        )
+    elif preset.gain == 0:
+        logger.warning(
+            "The measured gain of %s on its time grid is 0, so the pipeline samples as before. Give gain= to try one, "
+            "or scheduler=%r, whose measured gain is not.",
+            name,
+            other,
+        )
+    elif halved and not _noticed:
         _noticed = True
         logger.warning(
             "The presets were measured on unconditional pixel models; %s gets half of its scheduler's, gain=%g. "
             "Give gain= to choose it yourself.",
             family,
-            gain,
+            preset.gain,
         )
