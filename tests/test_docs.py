@@ -75,7 +75,7 @@ def test_the_benchmark_pages_are_those_of_the_result_files(suite: str, page: str
 def test_help_names_every_command() -> None:
     shown = CliRunner().invoke(cli, ["--help"])
     assert shown.exit_code == 0
-    assert all(name in shown.output for name in ("bench", "calibrate", "fid", "generate", "info"))
+    assert all(name in shown.output for name in ("bench", "calibrate", "compbench", "fid", "generate", "info"))
 
 
 def test_the_presets_are_those_of_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:

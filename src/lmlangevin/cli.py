@@ -18,9 +18,11 @@ except ModuleNotFoundError as error:  # the core installs without the command's 
 from lmlangevin._version import __version__
 from lmlangevin.commands.bench import bench
 from lmlangevin.commands.calibrate import calibrate
+from lmlangevin.commands.compbench import compbench
 from lmlangevin.commands.fid import fid
 from lmlangevin.commands.generate import generate
 from lmlangevin.commands.info import info
+from lmlangevin.commands.reproduce import reproduce
 
 USER_MISTAKE = 2
 INTERRUPTED = 130
@@ -72,22 +74,26 @@ def _fail(message: str, code: int = USER_MISTAKE) -> None:
 @click.version_option(__version__, prog_name="lml")
 @click.pass_context
 def cli(context: click.Context) -> None:
-    r"""Diffusion sampling with the Levenberg-Marquardt-Langevin (LML) correction.
+    """Diffusion sampling with the Levenberg-Marquardt-Langevin (LML) correction.
 
     \b
     lml generate --compare --out demo    plain and corrected images on the same seeds
     lml calibrate --out gains.json       a few-step schedule fitted to your model
+    lml reproduce                        the paper's experiments, as presets
+    lml compbench --help                 T2I-CompBench: layout, BLIP-VQA, paired differences
     lml info                             schedulers, gains, models, versions
-    """
+    """  # noqa: D301  (click knows the character itself, not the two of a raw string)
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
 
 cli.add_command(bench)
 cli.add_command(calibrate)
+cli.add_command(compbench)
 cli.add_command(fid)
 cli.add_command(generate)
 cli.add_command(info)
+cli.add_command(reproduce)
 
 
 def main() -> None:
