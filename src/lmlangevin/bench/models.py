@@ -305,8 +305,7 @@ class EmbeddedBench(BenchModel):
         from lmlangevin.generation.models import load_model
 
         config = GenerateConfig(out=Path("unused"), dtype=self.part.dtype)
-        network: Any = load_model(config, flow=flow).networks[0]
-        return network.to(memory_format=torch.channels_last)  # faster on a CPU
+        return load_model(config, flow=flow).networks[0]
 
     @functools.cached_property
     def _extractor(self) -> Any:

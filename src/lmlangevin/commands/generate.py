@@ -102,6 +102,7 @@ def _memory_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_memory_options
 @click.option("--dtype", default="float32", help="Of the network: float32, bfloat16 or float16.")
 @click.option("--device", default="cpu", help="cpu, cuda, cuda:N or mps.")
+@click.option("--compile", is_flag=True, help="Compile the network: a minute once, for long jobs.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier job in the same folder.")
 @click.option("--resume", is_flag=True, help="Go on with an earlier job in the same folder, or start one.")
 @click.option("--out", required=True, help="Folder to write to, or a URL that fsspec knows.")

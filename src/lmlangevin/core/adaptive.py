@@ -41,7 +41,7 @@ import torch
 from torch import Tensor
 
 from lmlangevin.core.correction import LMLInfo
-from lmlangevin.core.lowrank import scalar_dtype
+from lmlangevin.core.passes import scalar_dtype
 
 
 @dataclass(frozen=True)

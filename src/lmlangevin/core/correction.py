@@ -11,7 +11,8 @@ from torch import Tensor
 from lmlangevin.core.config import LMLConfig
 from lmlangevin.core.damping import Damping, History, get_controller
 from lmlangevin.core.errors import LMLError
-from lmlangevin.core.lowrank import scalar_dtype, solve
+from lmlangevin.core.lowrank import solve
+from lmlangevin.core.passes import scalar_dtype
 
 
 class LMLInfo(NamedTuple):
@@ -59,19 +60,33 @@ def untouched(prediction: Tensor, columns: int) -> LMLInfo:
     return LMLInfo(zeros[:, None].expand(-1, columns), zeros, torch.ones_like(zeros, dtype=torch.bool))
 
 
-def _apply(prediction: Tensor, previous: Sequence[Tensor], damping: Damping, absolute: bool) -> tuple[Tensor, LMLInfo]:
+def _apply(
+    prediction: Tensor,
+    previous: Sequence[Tensor],
+    damping: Damping,
+    absolute: bool,
+    out: Tensor | None,
+    copy: bool,
+) -> tuple[Tensor, Tensor, LMLInfo]:
+    """Return the corrected prediction, a copy of the prediction (itself without `copy`), and what was done."""
     if not previous or (isinstance(damping.kappa, (int, float)) and damping.kappa == 0):
-        return prediction, untouched(prediction, max(1, len(previous)))
-    solved = solve(prediction, previous, damping.kappa, damping.damping, absolute=absolute)
-    direction = solved.direction
-    if direction.dtype != prediction.dtype:
-        # An element of d can exceed every element of n (their norms are equal), and float16 ends at 65504.
-        limit = torch.finfo(prediction.dtype).max
-        direction = direction.clamp(-limit, limit).to(prediction.dtype)
+        kept = prediction.clone() if copy else prediction
+        corrected = prediction if out is None else out.copy_(prediction)
+        return corrected, kept, untouched(prediction, max(1, len(previous)))
+    solved = solve(prediction, previous, damping.kappa, damping.damping, absolute=absolute, out=out, copy=copy)
     keep = solved.identity
-    corrected = torch.where(keep.view((-1,) + (1,) * (prediction.ndim - 1)), prediction, direction)
     gain = solved.gain.masked_fill(keep[:, None], 0)
-    return corrected, LMLInfo(gain, solved.angle.masked_fill(keep, 0), keep)
+    info = LMLInfo(gain, solved.angle.masked_fill(keep, 0), keep)
+    return solved.direction, prediction if solved.copy is None else solved.copy, info
+
+
+def _check_out(out: Tensor | None, prediction: Tensor) -> None:
+    if out is not None and not (isinstance(out, Tensor) and continues(prediction, out)):
+        got = f"{tuple(out.shape)}, {out.dtype} on {out.device}" if isinstance(out, Tensor) else type(out).__name__
+        raise LMLError(
+            f"out is {got}, the prediction {tuple(prediction.shape)}, {prediction.dtype} on {prediction.device}; give "
+            "two that match, or leave out out."
+        )
 
 
 def lm_direction(
@@ -81,6 +96,7 @@ def lm_direction(
     kappa: float | Tensor,
     damping: float | Tensor,
     absolute: bool = False,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Rotate a prediction by one damped rank-one Newton solve, keeping its norm.
 
@@ -98,10 +114,12 @@ def lm_direction(
         kappa: Share of the previous prediction in the factor, in [-1, 1]; a number or a tensor of shape (batch,).
         damping: mu with lambda = mu ||b||^2, dimensionless, above 0; a number or a tensor of shape (batch,).
         absolute: Whether `damping` is lambda itself, as in the paper.
+        out: A tensor to write the result to, of the prediction's shape, dtype and device; may be `prediction` itself.
+            None allocates one.
 
     Returns:
-        A tensor of the prediction's shape and dtype. Bit-identical to the prediction where kappa is 0, the prediction
-        has norm zero, or a scalar of the solve is not finite.
+        A tensor of the prediction's shape and dtype, `out` where it is given. Bit-identical to the prediction where
+        kappa is 0, the prediction has norm zero, or a scalar of the solve is not finite.
 
     Raises:
         LMLError: For a prediction that is no batch of floats, another shape, dtype or device of `previous`, or a
@@ -121,14 +139,15 @@ def lm_direction(
                 f"{name} has shape {tuple(value.shape)} for a batch of {prediction.shape[0]}; give a number, or one "
                 "value a sample."
             )
+    _check_out(out, prediction)
     if previous is None:
-        return prediction
+        return prediction if out is None else out.copy_(prediction)
     if not continues(prediction, previous):
         raise LMLError(
             f"previous has shape {tuple(previous.shape)}, dtype {previous.dtype} on {previous.device}, the prediction "
             f"has {tuple(prediction.shape)}, {prediction.dtype} on {prediction.device}; give two that match."
         )
-    return _apply(prediction, (previous,), Damping(kappa, damping), absolute)[0]
+    return _apply(prediction, (previous,), Damping(kappa, damping), absolute, out, False)[0]
 
 
 def continues(prediction: Tensor, previous: Tensor) -> bool:
@@ -140,7 +159,14 @@ def continues(prediction: Tensor, previous: Tensor) -> bool:
     )
 
 
-def correct(prediction: Tensor, state: LMLState, config: LMLConfig) -> tuple[Tensor, LMLState, LMLInfo]:
+def correct(
+    prediction: Tensor,
+    state: LMLState,
+    config: LMLConfig,
+    *,
+    out: Tensor | None = None,
+    assume_owned: bool = False,
+) -> tuple[Tensor, LMLState, LMLInfo]:
     """Correct the prediction of one step.
 
         state = LMLState()
@@ -152,26 +178,37 @@ def correct(prediction: Tensor, state: LMLState, config: LMLConfig) -> tuple[Ten
         state: What the step before returned, `LMLState()` on the first step. A prediction of another shape, dtype or
             device than the state holds starts a new run.
         config: The settings.
+        out: A tensor to write the corrected prediction to, of the same shape, dtype and device; may be `prediction`
+            itself, which is then overwritten. None allocates one.
+        assume_owned: Whether the state may keep `prediction` itself in place of a copy of it: only if nobody writes to
+            it after this call, as a compiled network may.
 
     Returns:
         The corrected prediction (same shape, dtype and device), the next state and the step's `LMLInfo`. Nothing is
-        read back from the device. The state keeps its own copy of the prediction, which a compiled network may
-        overwrite later; the corrected prediction can be `prediction` itself where nothing was to be done.
+        read back from the device. The state keeps its own copy of the prediction unless `assume_owned`; the corrected
+        prediction can be `prediction` itself where nothing was to be done.
 
     Raises:
-        LMLError: If the prediction is not a floating-point tensor of shape (batch, *event).
+        LMLError: If the prediction is not a floating-point tensor of shape (batch, *event), or `out` does not match it
+            or would overwrite what the state is to keep.
     """
     _check_prediction(prediction)
+    _check_out(out, prediction)
+    if assume_owned and out is prediction:
+        raise LMLError("assume_owned=True keeps the prediction that out= would overwrite; give one of them.")
     if state.previous and not continues(prediction, state.previous[0]):
         state = LMLState()
     controller, depth = get_controller(config.control)
     if state.previous:
         damping = controller(History(prediction, state.previous, state.infos, state.step), config)
-        corrected, info = _apply(prediction, state.previous[: config.rank], damping, config.damping_mode == "absolute")
+        previous = state.previous[: config.rank]
     else:
-        corrected, info = prediction, untouched(prediction, 1)
+        damping, previous = Damping(0.0, 1.0), ()
+    corrected, copy, info = _apply(
+        prediction, previous, damping, config.damping_mode == "absolute", out, not assume_owned
+    )
     kept = max(config.rank, depth)
     # Detached, or a run outside no_grad would keep the graph of every step before.
     info = LMLInfo(*(value.detach() for value in info))
-    previous = (prediction.detach().clone(), *state.previous)[:kept]
+    previous = (copy.detach(), *state.previous)[:kept]
     return corrected, LMLState(previous, (info, *state.infos)[:kept], state.step + 1), info

@@ -13,43 +13,44 @@ digits of the difference in float32 at the dampings of the paper; here n is kept
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import operator
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from lmlangevin.core.passes import Passes
 
 
 class Solve(NamedTuple):
     """The solution's direction with the norm of n restored, and how it came about.
 
     Attributes:
-        direction: (batch, *event), in the dtype that the solve computed in; undefined where `identity`.
+        direction: (batch, *event), in n's dtype; n itself where `identity`.
         gain: (batch, r): the coefficients g_j.
         angle: (batch,): the angle between n and the direction, in radians.
         identity: (batch,) bool: no direction could be formed, n itself is the answer.
+        copy: A copy of n, where one was asked for.
     """
 
     direction: Tensor
     gain: Tensor
     angle: Tensor
     identity: Tensor
+    copy: Tensor | None
 
 
-def scalar_dtype(device: torch.device) -> torch.dtype:
-    """Return the dtype of per-sample scalars: float64, or float32 where the device has nothing wider."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.linalg.vecdot(a.flatten(1), b.flatten(1)).to(scalar_dtype(a.device))
-
-
-def _per_sample(value: float | Tensor, like: Tensor) -> Tensor:
-    # torch.full and not torch.tensor: copying a host number to a GPU would wait for the device.
+def _per_sample(value: float | Tensor, like: Tensor) -> float | Tensor:
+    """Return one value a sample, or the number that is everyone's: made a tensor, it would be copied to the device."""
     if isinstance(value, Tensor):
         return value.to(device=like.device, dtype=like.dtype).expand_as(like)
-    return torch.full_like(like, value)
+    return float(value)
+
+
+def _total(values: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(operator.add, values)
 
 
 def _solve_spd(matrix: list[list[Tensor]], rhs: list[Tensor]) -> list[Tensor]:
@@ -75,7 +76,14 @@ def _solve_spd(matrix: list[list[Tensor]], rhs: list[Tensor]) -> list[Tensor]:
 
 
 def solve(
-    n: Tensor, previous: Sequence[Tensor], kappa: float | Tensor, damping: float | Tensor, *, absolute: bool
+    n: Tensor,
+    previous: Sequence[Tensor],
+    kappa: float | Tensor,
+    damping: float | Tensor,
+    *,
+    absolute: bool,
+    out: Tensor | None = None,
+    copy: bool = False,
 ) -> Solve:
     """Solve H d = n for the direction of d and restore the norm of n.
 
@@ -85,49 +93,37 @@ def solve(
         kappa: Mixing share, a number or (batch,).
         damping: mu with lambda = mu tr(B^T B) / r, or lambda itself if `absolute`; a number or (batch,).
         absolute: Whether `damping` is lambda itself.
+        out: Where to write the direction; may be n itself.
+        copy: Whether to return a copy of n, written in the same pass.
 
     Returns:
         A `Solve`; no value in it was read by the host.
     """
-    work = torch.promote_types(n.dtype, torch.float32)
-    n = n.to(work)
-    norm2 = _dot(n, n)
-    kappa = _per_sample(kappa, norm2)
-    damping = _per_sample(damping, norm2)
-    column = (-1,) + (1,) * (n.ndim - 1)
-
+    passes = Passes(n, previous)
+    norm2, along, gram = passes.moments()
+    kappa, damping = _per_sample(kappa, norm2), _per_sample(damping, norm2)
+    r = len(along)
     # All in units of ||n||^2 from here, so that nothing under- or overflows with the size of the image.
-    across, along = [], []
-    for earlier in previous:
-        difference = earlier.to(work) - n
-        a = _dot(n, difference) / norm2
-        # A second pass over D_j, and not ||D||^2 - <n,D>^2 / ||n||^2, which cancels where D is nearly parallel to n.
-        across.append(difference.addcmul_(n, a.to(work).view(column), value=-1))
-        along.append(a)
-    r = len(across)
-    gram = [[norm2] * r for _ in range(r)]
-    for i in range(r):
-        for j in range(i + 1):
-            gram[i][j] = gram[j][i] = _dot(across[i], across[j]) / norm2
     beta = [1 + kappa * a for a in along]
+    square = kappa * kappa
     if absolute:
         lam = damping / norm2
     else:
-        lam = damping * sum(b * b + kappa * kappa * gram[j][j] for j, b in enumerate(beta)) / r
+        lam = _total(b * b + square * gram[j][j] for j, b in enumerate(beta)) * (damping / r)
 
-    matrix = [[kappa * kappa * gram[i][j] + (lam if i == j else 0) for j in range(r)] for i in range(r)]
+    matrix = [[square * gram[i][j] + lam if i == j else square * gram[i][j] for j in range(r)] for i in range(r)]
     gain = [kappa * z for z in _solve_spd(matrix, beta)]
-    tangent2 = sum(gain[i] * gain[j] * gram[i][j] for i in range(r) for j in range(r))
-    tangent2 = torch.as_tensor(tangent2).clamp_min(0)
+    tangent2 = _total(gain[i] * gain[j] * gram[i][j] for i in range(r) for j in range(r)).clamp_min(0)
     scale = torch.rsqrt(1 + tangent2)
-
-    direction = n
-    for g, p in zip(gain, across, strict=True):
-        direction = torch.addcmul(direction, p, g.to(work).view(column), value=-1)
-    direction = direction * scale.to(work).view(column)
-    gains = torch.stack(gain, dim=1)
-    # One test catches everything: a zero norm, an overflow and a NaN in any input all end in one of these scalars.
-    # Below the smallest norm the squares of the elements lose digits to underflow, and the norm could not be restored.
-    smallest = torch.finfo(work).tiny * 2**24
-    valid = (norm2 > smallest) & torch.isfinite(norm2) & torch.isfinite(tangent2) & torch.isfinite(gains).all(dim=1)
-    return Solve(direction, gains, torch.atan(tangent2.sqrt()), ~valid | (kappa == 0))
+    # One test catches everything: a zero norm, an overflow and a NaN in any input all end in one of these scalars, and
+    # then in their sum. Below the smallest norm the squares of the elements lose digits to underflow, and the norm
+    # could not be restored.
+    smallest = torch.finfo(torch.promote_types(n.dtype, torch.float32)).tiny * 2**24
+    valid = (norm2 > smallest) & torch.isfinite(_total([norm2, tangent2, *gain]))
+    if isinstance(kappa, Tensor):
+        valid = valid & (kappa != 0)
+    identity = ~valid
+    # n - sum_j g_j P_j with P_j = D_j - a_j n.
+    own = scale * (1 + _total(g * a for g, a in zip(gain, along, strict=True)))
+    direction, kept = passes.write(own, [-scale * g for g in gain], identity, out=out, copy=copy)
+    return Solve(direction, torch.stack(gain, dim=1), torch.atan(tangent2.sqrt()), identity, kept)

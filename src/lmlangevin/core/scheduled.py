@@ -18,7 +18,7 @@ from torch import Tensor
 from lmlangevin.core.config import MAX_RANK
 from lmlangevin.core.correction import LMLInfo, LMLState, continues, untouched
 from lmlangevin.core.errors import LMLError
-from lmlangevin.core.lowrank import scalar_dtype
+from lmlangevin.core.passes import scalar_dtype
 
 _KEYS = ("sigmas", "gains", "restore_norm")
 

@@ -71,6 +71,8 @@ class GenerateConfig(Conditions):
         dtype: `"float32"`, `"bfloat16"` or `"float16"` of the network. Built-in models keep the sampler's state in
             float32 whatever this says.
         device: `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"`.
+        compile: Whether to compile the network (`torch.compile`), which takes a minute once and pays in long jobs; on a
+            CPU it needs a C++ compiler.
         overwrite: Whether to replace an earlier job in the same folder.
         resume: Whether to go on with an earlier job in the same folder; without one, a job just starts.
 
@@ -101,6 +103,7 @@ class GenerateConfig(Conditions):
     release: str | None = None
     dtype: str = "float32"
     device: str = "cpu"
+    compile: bool = False
     overwrite: bool = False
     resume: bool = False
 

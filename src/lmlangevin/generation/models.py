@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.config import BUILT_IN, TRAIN_TIMESTEPS, GenerateConfig
 
 VP_CONFIG: dict[str, Any] = {
@@ -61,13 +64,30 @@ def load_model(config: GenerateConfig, *, flow: bool) -> LoadedModel:
             it (a prompt, guidance).
     """
     dtype: torch.dtype = getattr(torch, config.dtype)
+    if config.compile:
+        _check_compiler(config)
     if config.model == "embedded":
-        return _load_embedded(config, dtype)
-    if config.model in BUILT_IN:
-        return _load_analytic(config, dtype, flow=flow)
-    from lmlangevin.generation.pipelines import load_pipeline
+        model = _load_embedded(config, dtype)
+    elif config.model in BUILT_IN:
+        model = _load_analytic(config, dtype, flow=flow)
+    else:
+        from lmlangevin.generation.pipelines import load_pipeline
 
-    return load_pipeline(config, dtype, flow=flow)
+        model = load_pipeline(config, dtype, flow=flow)
+    if config.compile:
+        for network in model.networks:
+            # The forward and not the module: hooks, which count evaluations and move weights, stay outside the graph.
+            network.forward = torch.compile(network.forward)
+    return model
+
+
+def _check_compiler(config: GenerateConfig) -> None:
+    """Refuse to compile where nothing can, before anything is loaded."""
+    if config.model == "analytic-cifar10":
+        raise LMLError("compile has no use for model='analytic-cifar10', a few matrix products; leave it out.")
+    found = [name for name in (os.environ.get("CXX", ""), "g++", "clang++") if name and shutil.which(name)]
+    if config.device == "cpu" and not found:
+        raise LMLError("compile needs a C++ compiler on a CPU, and there is none; install g++, or leave it out.")
 
 
 def _load_embedded(config: GenerateConfig, dtype: torch.dtype) -> LoadedModel:

@@ -1,0 +1,225 @@
+"""The two passes over memory: in blocks and whole they are one formula, with nothing of the size of n between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lmlangevin.core import LMLConfig, LMLError, LMLState, correct, lm_direction, passes
+from lmlangevin.core.passes import Moments, Passes
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+def moments(n: Tensor, previous: list[Tensor]) -> Moments:
+    return Passes(n, previous).moments()
+
+
+def draw(seed: int, shape: tuple[int, ...], rank: int, dtype: torch.dtype, distance: float = 0.4) -> list[Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    n = torch.randn(shape, generator=g, dtype=torch.float64)
+    previous = [n + distance * (j + 1) * torch.randn(shape, generator=g, dtype=torch.float64) for j in range(rank)]
+    return [t.to(dtype) for t in (n, *previous)]
+
+
+@pytest.fixture
+def blocks(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Set the number of elements of a block."""
+    return lambda size: monkeypatch.setattr(passes, "CPU_BLOCK", size)
+
+
+def dense_moments(n: Tensor, previous: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """||n||^2, (r, batch) shares along n, (r, r, batch) products across, in float64."""
+    x = n.double().flatten(1)
+    norm2 = (x * x).sum(1)
+    offs = torch.stack([p.double().flatten(1) - x for p in previous])
+    along = (offs * x).sum(2) / norm2
+    across = offs - along[..., None] * x
+    return norm2, along, torch.einsum("ibk,jbk->ijb", across, across) / norm2
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    shape=st.sampled_from([(1, 1), (1, 7), (3, 50), (5, 3, 4), (2, 3, 5, 5), (7, 2), (1, 300)]),
+    rank=st.integers(1, 4),
+    size=st.sampled_from([1, 2, 7, 16, 50, 64, 10**6]),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_blocks_of_any_size_find_the_same(
+    seed: int, shape: tuple[int, ...], rank: int, size: int, dtype: torch.dtype
+) -> None:
+    n, *previous = draw(seed, shape, rank, dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passes, "CPU_BLOCK", size)
+        found = moments(n, previous)
+        scale = torch.linspace(0.5, 1.5, shape[0], dtype=torch.float64)
+        gains = [0.3 * scale - 0.1 * j for j in range(rank)]
+        keep = torch.arange(shape[0]) % 3 == 1
+        d, copy = Passes(n, previous).write(scale, gains, keep, copy=True)
+    norm2, along, gram = dense_moments(n, previous)
+    eps = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+    count = n[0].numel()
+    allowed = 8 * eps * (1 + count**0.5)
+    torch.testing.assert_close(found.norm2.double(), norm2, rtol=allowed, atol=0)
+    size_of = 1 + along.abs().max() + gram.abs().max()
+    torch.testing.assert_close(torch.stack(found.along).double(), along, rtol=0, atol=float(allowed * size_of))
+    for i in range(rank):
+        for j in range(rank):
+            torch.testing.assert_close(found.gram[i][j].double(), gram[i, j], rtol=0, atol=float(allowed * size_of**2))
+    assert copy is not None and torch.equal(copy, n) and copy.data_ptr() != n.data_ptr()
+    view = (-1,) + (1,) * (n.ndim - 1)
+    want = n.double() * scale.view(view)
+    for p, gain in zip(previous, gains, strict=True):
+        want = want + (p.double() - n.double()) * gain.view(view)
+    assert torch.equal(d[keep], n[keep])
+    torch.testing.assert_close(d[~keep].double(), want[~keep], rtol=4 * torch.finfo(dtype).eps, atol=16 * eps)
+
+
+@pytest.mark.parametrize("distance", [1e-3, 1e-4, 1e-5, 1e-6])
+@pytest.mark.parametrize("along", [-0.5, 0.0, 2.0])
+def test_what_is_across_a_nearly_parallel_prediction_keeps_its_digits(
+    distance: float, along: float, blocks: Callable[[int], None]
+) -> None:
+    """The textbook difference of squares would have none left in float32 at 1e-4; the shift comes from one block."""
+    blocks(1000)
+    g = torch.Generator().manual_seed(round(-1e7 * distance + 10 * along) % 2**31)
+    n = torch.randn(1, 20_000, generator=g)
+    p = n + (along * n.double() + distance * torch.randn(1, 20_000, generator=g, dtype=torch.float64)).float()
+    found = moments(n, [p])
+    _, want_along, want = dense_moments(n, [p])
+    # What rounds off is a share of eps of each element of D, at random.
+    eps = torch.finfo(torch.float32).eps
+    allowed = 4 * eps * (1 + abs(along)) / distance + 1e-4
+    assert abs(float(found.gram[0][0] / want[0, 0]) - 1) < allowed
+    assert abs(float(found.along[0] - want_along[0])) < 1e-6 * (1 + abs(along))
+
+
+def test_a_large_sample_is_summed_to_float32(blocks: Callable[[int], None]) -> None:
+    n, p = draw(7, (1, 2**20), 1, torch.float32)
+    found, (norm2, _, gram) = moments(n, [p]), dense_moments(n, [p])
+    assert abs(float(found.norm2 / norm2) - 1) < 1e-6
+    assert abs(float(found.gram[0][0] / gram[0, 0]) - 1) < 1e-6
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the largest tensor that an operation has allocated, and how many were large."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit, self.large = limit, []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        known = {t.untyped_storage().data_ptr() for t in args if isinstance(t, Tensor)}
+        name = func.overloadpacket.__name__
+        if isinstance(out, Tensor) and out.numel() > self.limit and out.untyped_storage().data_ptr() not in known:
+            self.large.append(name)
+        return out
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+def test_nothing_of_the_predictions_size_is_between(
+    dtype: torch.dtype, rank: int, last: bool, blocks: Callable[[int], None]
+) -> None:
+    config = LMLConfig(kappa=0.5, damping=0.2, rank=rank)
+    predictions = draw(11, (2, 4, 256, 256), rank, dtype)
+    if last:
+        predictions = [t.contiguous(memory_format=torch.channels_last) for t in predictions]
+    n, *previous = predictions
+    state = LMLState()
+    for p in reversed(previous):
+        _, state, _ = correct(p, state, config)
+    for keys, allocated in (
+        ({}, 2),  # the result and the copy
+        ({"assume_owned": True}, 1),
+        ({"out": torch.empty_like(n)}, 1),
+        ({"out": torch.empty_like(n), "assume_owned": True}, 0),
+    ):
+        blocks(2**14)
+        with Largest(2 * (rank + 2) * 2**14) as seen:
+            correct(n, state, config, **keys)
+        assert seen.large == ["empty"] * allocated, keys
+
+
+def test_the_result_is_laid_out_like_the_prediction() -> None:
+    n, p = draw(13, (2, 4, 6, 5), 1, torch.float32)
+    for layout in (torch.channels_last, torch.contiguous_format):
+        a, b = n.contiguous(memory_format=layout), p.contiguous(memory_format=layout)
+        d = lm_direction(a, b, kappa=0.5, damping=0.3)
+        assert d.stride() == a.stride()
+        _, state, _ = correct(b, LMLState(), LMLConfig(kappa=0.5))
+        _, state, _ = correct(a, state, LMLConfig(kappa=0.5))
+        assert state.previous[0].stride() == a.stride()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_result_may_be_written_anywhere(dtype: torch.dtype) -> None:
+    n, p = draw(17, (3, 4, 6, 5), 1, dtype)
+    want = lm_direction(n, p, kappa=0.5, damping=0.3)
+    places = {
+        "new": torch.empty_like(n),
+        "strided": torch.empty(3, 4, 6, 10, dtype=dtype)[..., ::2],
+        "transposed": torch.empty(3, 4, 5, 6, dtype=dtype).transpose(2, 3),
+        "channels_last": torch.empty_like(n, memory_format=torch.channels_last),
+        "itself": n.clone(),
+    }
+    for name, out in places.items():
+        source = out if name == "itself" else n
+        assert lm_direction(source, p, kappa=0.5, damping=0.3, out=out) is out
+        assert torch.equal(out, want), name
+    expanded = n[:1].expand(3, -1, -1, -1)
+    again = lm_direction(expanded, p, kappa=0.5, damping=0.3)
+    torch.testing.assert_close(again, lm_direction(expanded.contiguous(), p, kappa=0.5, damping=0.3))
+    first = torch.empty_like(n)
+    assert lm_direction(n, None, kappa=0.5, damping=0.3, out=first) is first and torch.equal(first, n)
+
+
+def test_in_place_and_owned_predictions_give_the_same_run() -> None:
+    config = LMLConfig(kappa=0.5, damping=0.2, rank=2)
+    predictions = draw(19, (2, 3, 8, 8), 4, torch.float32)
+
+    def run(**keys: Any) -> list[Tensor]:
+        state, made = LMLState(), []
+        for n in predictions:
+            n = n.clone()
+            given = {"out": n} if keys.get("in_place") else {"assume_owned": True} if keys else {}
+            d, state, _ = correct(n, state, config, **given)
+            assert not keys.get("in_place") or d is n
+            made.append(d.clone())
+        return made
+
+    want = run()
+    for other in (run(in_place=True), run(owned=True)):
+        assert all(torch.equal(a, b) for a, b in zip(want, other, strict=True))
+    n = predictions[0]
+    with pytest.raises(LMLError, match="assume_owned=True keeps the prediction that out= would overwrite"):
+        correct(n, LMLState(), config, out=n, assume_owned=True)
+    _, state, _ = correct(n, LMLState(), config, assume_owned=True)
+    assert state.previous[0].data_ptr() == n.data_ptr()
+
+
+@pytest.mark.parametrize("out", [torch.empty(2, 5), torch.empty(3, 4, dtype=torch.float64), 3], ids=str)
+def test_an_out_that_does_not_match_is_refused(out: Any) -> None:
+    n, p = draw(23, (3, 4), 1, torch.float32)
+    for call in (
+        lambda: lm_direction(n, p, kappa=0.5, damping=0.3, out=out),
+        lambda: correct(n, LMLState(), LMLConfig(), out=out),
+    ):
+        with pytest.raises(LMLError, match="out is .*give two that match, or leave out out"):
+            call()
+
+
+def test_gradients_flow_through_whole_tensors() -> None:
+    n, p = draw(29, (2, 9), 1, torch.float64)
+    n.requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda x: lm_direction(x, p, kappa=0.5, damping=0.3), (n,))
