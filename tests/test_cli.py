@@ -75,22 +75,13 @@ MISTAKES = {
     "no number": (["--steps", "eight"], "see 'lml generate --help'"),
     "no such option": (["--stepz", "8"], "see 'lml generate --help'"),
     "stray word": (["more"], "see 'lml generate --help'"),
-    "unmeasured preset": (
-        ["--scheduler", "flow-euler", "--model", "analytic-cifar10", "--control", "constant"],
-        "gain=",
-    ),
 }
 
 
 @pytest.mark.parametrize(("options", "remedy"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_is_one_line_on_stderr_and_nothing_is_written(
-    options: list[str], remedy: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    options: list[str], remedy: str, tmp_path: Path
 ) -> None:
-    if request.node.callspec.id == "unmeasured preset":
-        from lmlangevin.schedulers import presets
-
-        table = {"version": "t", "gains": {}}
-        monkeypatch.setattr(presets, "_table", lambda: table)
     result = _invoke("generate", *options, "--out", tmp_path / "out")
     assert result.exit_code == 2
     assert result.stdout == ""

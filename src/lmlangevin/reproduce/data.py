@@ -106,8 +106,8 @@ def find_control(plan: Plan, category: str) -> tuple[Path, ...]:
     count = plan.preset.prompt_count
     if len(files) < count:
         raise LMLError(
-            f"control {str(folder)!r}: holds {len(files)} PNG files for {count} prompts; put one for each there, by the "
-            "order of their names"
+            f"control {str(folder)!r}: holds {len(files)} PNG files for {count} prompts; put one for each there, in "
+            "the order of their names"
         )
     return tuple(files[:count])
 

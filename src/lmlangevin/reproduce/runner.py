@@ -159,9 +159,9 @@ def _write_inputs(plan: Plan, opened: _Opened) -> dict[str, Inputs]:
 
 def _prompts(plan: Plan, category: str) -> tuple[str, ...]:
     if plan.config.dry_run and plan.config.data_dir is None:
-        from lmlangevin.reproduce.stand_ins import PROMPTS as texts
+        from lmlangevin.reproduce.stand_ins import stand_in_prompts
 
-        return tuple(texts[k % len(texts)] for k in range(plan.preset.prompt_count))
+        return stand_in_prompts(plan.preset.prompt_count)
     return data.find_prompts(plan, category).texts
 
 

@@ -8,11 +8,15 @@ from lmlangevin.evaluation.extractors import CallableExtractor
 from lmlangevin.evaluation.frechet import FrechetStatistics, feature_statistics
 from lmlangevin.reproduce.preset import DRY_RUN, DRY_SIDE
 
-PROMPTS = ("a red cube and a blue ball", "a green fox and a yellow box")
-"""Prompts that the trivial chunker makes two questions of."""
-
+_COLOURS = ("red", "blue", "green", "yellow", "black", "white")
 _REFERENCE_IMAGES = 128
 _SEED = 20_240
+
+
+def stand_in_prompts(count: int) -> tuple[str, ...]:
+    """Return different prompts, each of which the trivial chunker makes two questions of."""
+    pairs = ((_COLOURS[k % 6], _COLOURS[(k // 6 + k + 1) % 6], k // 36) for k in range(count))
+    return tuple(f"a {one} cube and a {other} ball" + f" {more}" * (more > 0) for one, other, more in pairs)
 
 
 def stand_in_extractor() -> CallableExtractor:
