@@ -300,7 +300,42 @@ def overhead_steps_table() -> str:
     return "\n".join([*lines, "", note])
 
 
+def reproduce_table() -> str:
+    """The preset of CIFAR-10 on the embedded model."""
+    from lmlangevin.reproduce.table import render as render_result
+
+    content = json.loads((RESULTS / "reproduce-cifar10-embedded.json").read_text())
+    return render_result(content, level=0).rstrip()
+
+
+def reproduce_presets_table() -> str:
+    """What each preset is, and how much of it."""
+    from lmlangevin.reproduce.plan import ReproduceConfig, make_plan
+    from lmlangevin.reproduce.preset import load_preset, preset_names
+
+    lines = [
+        "| preset | model | three arms | plain only | NFE | lambda | images an arm | evaluations |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in preset_names():
+        for model in ("owner/name", *load_preset(name).built_in):
+            plan = make_plan(ReproduceConfig(name, model=model))
+            preset = plan.preset
+            spent = sum(map(plan.evaluations, plan.cells)) / 1e6
+            damping = "by NFE" if preset.release_lambda == "published" else f"{preset.release_lambda:g}"
+            each = f" in each of {len(preset.categories)} categories" if preset.categories else ""
+            title = f"`{name}`" if model == "owner/name" else f"`{name} --model {model}`"
+            images = f"{preset.num_images:,}{each}"
+            lines.append(
+                f"| {title} | {preset.model} | {', '.join(preset.arms)} | {', '.join(preset.baselines) or 'none'} "
+                f"| {', '.join(map(str, preset.nfe))} | {damping} | {images} | {spent:,.1f} million |"
+            )
+    return "\n".join(lines)
+
+
 TABLES = {
+    "reproduce-presets": reproduce_presets_table,
+    "reproduce": reproduce_table,
     "overhead": overhead_table,
     "overhead-steps": overhead_steps_table,
     "analytic": analytic_table,
@@ -316,7 +351,7 @@ TABLES = {
 }
 FILES = [
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("presets", "generation", "control", "overhead")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("presets", "generation", "control", "overhead", "reproduce")),
 ]
 
 

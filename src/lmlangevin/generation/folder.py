@@ -22,6 +22,7 @@ from lmlangevin.generation.manifest import (
     differences,
     image_entries,
     job_key,
+    json_values,
     listed_files,
     package_versions,
     read_manifest,
@@ -242,7 +243,7 @@ def _changed_samplers(manifest: dict[str, Any], runs: Sequence[RunResult]) -> st
     words = []
     for run in runs:
         found = manifest["runs"].get(run.name, {})
-        asked = json.loads(json.dumps(run.describe_sampler()))
+        asked = json_values(json.loads(json.dumps(run.describe_sampler())))
         # Another diffusers may know other settings, and a label says where a gain comes from, not what it is.
         common = found.get("scheduler_config", {}).keys() & asked["scheduler_config"].keys()
         common -= {"_diffusers_version", "preset"}

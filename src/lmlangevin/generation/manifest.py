@@ -125,7 +125,7 @@ def write_manifest(store: Store, content: dict[str, Any], images: Iterable[dict[
     Returns:
         Where it is.
     """
-    text = json.dumps(_plain(content), indent=1, allow_nan=False).removesuffix("\n}")
+    text = json.dumps(json_values(content), indent=1, allow_nan=False).removesuffix("\n}")
     lines = ",\n".join(f"  {json.dumps(entry, allow_nan=False)}" for entry in images)
     store.write(MANIFEST, f'{text},\n "images": [\n{lines}\n ]\n}}\n'.encode())
     return store.place(MANIFEST)
@@ -152,12 +152,12 @@ def _not_ours(store: Store) -> str:
     return f"out={store.shown!r} holds a {MANIFEST} that is none of lml generate; give another folder, or --overwrite."
 
 
-def _plain(value: Any) -> Any:
+def json_values(value: Any) -> Any:
     """Return a value with what JSON does not know (not-a-number, infinity) as null."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): json_values(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [json_values(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -190,12 +190,16 @@ def _finish(plan: Plan, opened: _Opened) -> ReproduceResult:
     write_text(plan.out / TABLE, render(record.content))
     draw_curves(record.content, plan.out / CURVES)
     pictures = [plan.out / CURVES]
-    shown = [cell for cell in plan.cells if len(cell.arms) > 1]
+    # The folder of a cell that is measured may have been deleted, to make room for others.
+    shown = {cell.nfe: file for cell in reversed(plan.cells) if (file := _comparison(plan, cell)).is_file()}
     if shown:
-        best = min(shown, key=lambda cell: abs(cell.nfe - _SHOWN_NFE))
-        shutil.copyfile(plan.out / JOBS / best.folder / "compare.png", plan.out / COMPARE)
+        shutil.copyfile(shown[min(shown, key=lambda nfe: abs(nfe - _SHOWN_NFE))], plan.out / COMPARE)
         pictures.append(plan.out / COMPARE)
     return ReproduceResult(plan.out, record.content, plan.out / TABLE, tuple(pictures))
+
+
+def _comparison(plan: Plan, cell: Cell) -> Path:
+    return plan.out / JOBS / cell.folder / "compare.png"
 
 
 __all__ = ["RESULT", "ReproduceConfig", "ReproduceResult", "reproduce"]

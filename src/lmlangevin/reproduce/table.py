@@ -21,7 +21,8 @@ def render(content: Mapping[str, Any], *, level: int = 1) -> str:
     rows = list(content["cells"].values())
     armed = sorted((row for row in rows if len(row["arms"]) > 1), key=lambda row: _order(content, row))
     if armed:
-        lines += [*_arms_table(content, armed), "", _how_to_read(content), ""]
+        lines += [*_arms_table(content, armed), "", _how_to_read(content), "", _findings(content, armed), ""]
+        lines += [_best(content, rows), ""]
     if armed and content["measure"].get("kind") == "fid":
         lines += [*_values_table(content, armed), ""]
     plain = [row for row in rows if len(row["arms"]) == 1]
@@ -119,6 +120,41 @@ def _how_to_read(content: Mapping[str, Any]) -> str:
         f"same of the differences block by block. A distance of {size:,} images is biased upwards, for all columns "
         "alike; that of all images is below."
     )
+
+
+def _findings(content: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return in how many rows each arm is better or worse than plain by more than the seeds or the prompts explain."""
+    scores = content["measure"]["kind"] == "blip-vqa"
+    words = []
+    for arm in ("lml", "release"):
+        signs = [_sign(row["differences"][arm]) * (1 if scores else -1) for row in rows]
+        words.append(
+            f"{ARMS[arm]} is better than plain in {signs.count(1)} of {len(rows)} rows, worse in {signs.count(-1)}, "
+            f"and neither in {signs.count(0)}"
+        )
+    rule = "its interval leaves out 0" if scores else "its difference has one sign in all blocks"
+    return f"{'; '.join(words)}, counting a row where {rule}."
+
+
+def _best(content: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return which sampler and arm has the best mean at each cost, the plain baselines among them."""
+    choose = max if content["measure"]["kind"] == "blip-vqa" else min
+    found: dict[tuple[str, int], list[tuple[float, str]]] = {}
+    for row in rows:
+        names = {"plain": "plain", "lml": "with LML", "release": "with release rounding"}
+        for arm, values in row["arms"].items():
+            place = row.get("category", ""), row["nfe"]
+            found.setdefault(place, []).append((fmean(values["blocks"]), f"{row['sampler']} {names[arm]}"))
+    words = [
+        f"{choose(means)[1]} at {nfe}{f' ({category})' if category else ''}"
+        for (category, nfe), means in sorted(found.items())
+    ]
+    return f"The best mean of all samplers here, by NFE: {', '.join(words)}."
+
+
+def _sign(difference: Mapping[str, Any]) -> int:
+    values = difference.get("interval") or difference["values"]
+    return int(all(value > 0 for value in values)) - int(all(value < 0 for value in values))
 
 
 def _warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
