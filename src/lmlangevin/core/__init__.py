@@ -13,6 +13,7 @@ from lmlangevin.core.config import LMLConfig
 from lmlangevin.core.correction import LMLInfo, LMLState, correct, lm_direction
 from lmlangevin.core.damping import Damping, History, controller_names, register_controller
 from lmlangevin.core.errors import LMLError
+from lmlangevin.core.operator import DampedLowRank
 from lmlangevin.core.scheduled import CalibratedSchedule, correct_scheduled
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "AdaptiveState",
     "Adapted",
     "CalibratedSchedule",
+    "DampedLowRank",
     "Damping",
     "History",
     "LMLConfig",

@@ -9,6 +9,7 @@ and with the Gram matrix G = P^T P, by the Woodbury identity,
 
 The textbook form n - B (lambda I + B^T B)^-1 B^T n subtracts two nearly equal vectors as lambda falls, and loses all
 digits of the difference in float32 at the dampings of the paper; here n is kept, and only the small part is computed.
+`operator.DampedLowRank` is H for any other vector.
 """
 
 from __future__ import annotations
@@ -42,15 +43,33 @@ class Solve(NamedTuple):
     copy: Tensor | None
 
 
-def _per_sample(value: float | Tensor, like: Tensor) -> float | Tensor:
-    """Return one value a sample, or the number that is everyone's: made a tensor, it would be copied to the device."""
+def per_sample(value: float | Tensor, like: Tensor) -> Tensor:
+    """Return a number, or one value a sample, as a tensor like `like`, (batch,)."""
+    # torch.full and not torch.tensor: copying a host number to a GPU would wait for the device.
     if isinstance(value, Tensor):
         return value.to(device=like.device, dtype=like.dtype).expand_as(like)
-    return float(value)
+    return torch.full_like(like, value)
+
+
+def _number(value: float | Tensor, like: Tensor) -> float | Tensor:
+    """Return one value a sample, or the number that is everyone's, which needs no tensor."""
+    return per_sample(value, like) if isinstance(value, Tensor) else float(value)
 
 
 def _total(values: Iterable[Tensor]) -> Tensor:
     return functools.reduce(operator.add, values)
+
+
+def factors(n: Tensor, previous: Sequence[Tensor], kappa: float | Tensor) -> list[Tensor]:
+    """Return the columns b_j = n + kappa (n_j - n) of B, each (batch, *event); `solve` does without forming them."""
+    if isinstance(kappa, Tensor) and kappa.ndim:
+        kappa = kappa.view((-1,) + (1,) * (n.ndim - 1)).to(n)
+    return [n + kappa * (p - n) for p in previous]
+
+
+def marquardt(damping: float | Tensor, trace: Tensor, rank: int) -> Tensor:
+    """Return lambda = mu tr(B^T B) / r, Marquardt's scaling of the damping, (batch,)."""
+    return trace * (damping / rank)
 
 
 def _solve_spd(matrix: list[list[Tensor]], rhs: list[Tensor]) -> list[Tensor]:
@@ -101,7 +120,7 @@ def solve(
     """
     passes = Passes(n, previous)
     norm2, along, gram = passes.moments()
-    kappa, damping = _per_sample(kappa, norm2), _per_sample(damping, norm2)
+    kappa, damping = _number(kappa, norm2), _number(damping, norm2)
     r = len(along)
     # All in units of ||n||^2 from here, so that nothing under- or overflows with the size of the image.
     beta = [1 + kappa * a for a in along]
@@ -109,7 +128,7 @@ def solve(
     if absolute:
         lam = damping / norm2
     else:
-        lam = _total(b * b + square * gram[j][j] for j, b in enumerate(beta)) * (damping / r)
+        lam = marquardt(damping, _total(b * b + square * gram[j][j] for j, b in enumerate(beta)), r)
 
     matrix = [[square * gram[i][j] + lam if i == j else square * gram[i][j] for j in range(r)] for i in range(r)]
     gain = [kappa * z for z in _solve_spd(matrix, beta)]
