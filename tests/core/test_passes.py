@@ -63,7 +63,7 @@ def test_blocks_of_any_size_find_the_same(
         scale = torch.linspace(0.5, 1.5, shape[0], dtype=torch.float64)
         gains = [0.3 * scale - 0.1 * j for j in range(rank)]
         keep = torch.arange(shape[0]) % 3 == 1
-        d, copy = Passes(n, previous).write(scale, gains, keep, copy=True)
+        d, copy = Passes(n, previous).write(scale - 1, gains, keep, copy=True)
     norm2, along, gram = dense_moments(n, previous)
     eps = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
     count = n[0].numel()

@@ -15,6 +15,7 @@ digits of the difference in float32 at the dampings of the paper; here n is kept
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -122,27 +123,27 @@ def solve(
     norm2, along, gram = passes.moments()
     kappa, damping = _number(kappa, norm2), _number(damping, norm2)
     r = len(along)
-    # All in units of ||n||^2 from here, so that nothing under- or overflows with the size of the image.
-    beta = [1 + kappa * a for a in along]
-    square = kappa * kappa
+    # In units of ||n||^2, so that nothing under- or overflows with the size of the image, and with b / kappa for b:
+    # H = kappa^2 (B B^T + lambda I). A kappa of 0 leaves infinities, and what comes of them is found below.
+    share = kappa.reciprocal() if isinstance(kappa, Tensor) else 1 / kappa if kappa else math.inf
+    beta = [a + share for a in along]
     if absolute:
-        lam = damping / norm2
+        lam = share * share * damping / norm2
     else:
-        lam = marquardt(damping, _total(b * b + square * gram[j][j] for j, b in enumerate(beta)), r)
+        lam = marquardt(damping, _total(torch.addcmul(gram[j][j], b, b) for j, b in enumerate(beta)), r)
 
-    matrix = [[square * gram[i][j] + lam if i == j else square * gram[i][j] for j in range(r)] for i in range(r)]
-    gain = [kappa * z for z in _solve_spd(matrix, beta)]
+    gain = _solve_spd([[gram[i][j] + lam if i == j else gram[i][j] for j in range(r)] for i in range(r)], beta)
     tangent2 = _total(gain[i] * gain[j] * gram[i][j] for i in range(r) for j in range(r)).clamp_min(0)
     scale = torch.rsqrt(1 + tangent2)
     # One test catches everything: a zero norm, an overflow and a NaN in any input all end in one of these scalars, and
     # then in their sum. Below the smallest norm the squares of the elements lose digits to underflow, and the norm
     # could not be restored.
     smallest = torch.finfo(torch.promote_types(n.dtype, torch.float32)).tiny * 2**24
-    valid = (norm2 > smallest) & torch.isfinite(_total([norm2, tangent2, *gain]))
-    if isinstance(kappa, Tensor):
-        valid = valid & (kappa != 0)
-    identity = ~valid
-    # n - sum_j g_j P_j with P_j = D_j - a_j n.
-    own = scale * (1 + _total(g * a for g, a in zip(gain, along, strict=True)))
-    direction, kept = passes.write(own, [-scale * g for g in gain], identity, out=out, copy=copy)
+    identity = ~((norm2 > smallest) & (norm2 + tangent2 < math.inf))
+    # n - sum_j g_j P_j with P_j = D_j - a_j n, and the norm restored.
+    turned = [scale * g for g in gain]
+    own = scale
+    for g, a in zip(turned, along, strict=True):
+        own = torch.addcmul(own, g, a)
+    direction, kept = passes.write(own - 1, [-g for g in turned], identity, out=out, copy=copy)
     return Solve(direction, torch.stack(gain, dim=1), torch.atan(tangent2.sqrt()), identity, kept)

@@ -11,6 +11,8 @@ prediction but what it returns.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,7 +26,7 @@ DEVICE_BLOCK = 2**24
 """Elements of a block elsewhere, where launching an operation costs more than memory does."""
 
 PROBE = 4096
-"""Elements of each sample that the shift is estimated from where a pass is one kernel."""
+"""Elements of each sample that the shift is estimated from."""
 
 
 class Moments(NamedTuple):
@@ -69,26 +71,24 @@ class Passes:
         height, width = min(rows, max(1, size // columns)), min(columns, size)
         self._rows = [slice(top, min(top + height, rows)) for top in range(0, rows, height)]
         self._columns = [slice(left, min(left + width, columns)) for left in range(0, columns, width)]
-        self._buffers = torch.empty((len(previous) + 2, height * width), dtype=self._work, device=n.device)
+        space = max(height * width, min(columns, PROBE))
+        self._buffers = torch.empty((len(previous) + 2, space), dtype=self._work, device=n.device)
 
     def moments(self) -> Moments:
         """Reduce the prediction and the earlier ones to the inner products that a solve needs.
 
         ||P||^2 = ||D||^2 - <n, D>^2 / ||n||^2 cancels where D is nearly parallel to n, and to form P first would read
-        everything once more. So D is shifted by what its first elements say that it is along n, S = D - a' n, and the
-        sums are of S: what S has along n is then no larger than what it has across.
+        everything once more. So the sums are of S_j = p_j - c_j n with c_j what the first elements say that p_j is
+        along n: what S has along n is then no larger than what it has across.
         """
         if self._whole:
-            shift = self._along([t.flatten(1)[:, :PROBE] for t in self._tensors])
+            shift = self._shift([t.flatten(1)[:, :PROBE] for t in self._tensors])
             return self._settle(self._products(self._tensors, shift), shift)
         sums, shifts = [], []
         for rows in self._rows:
-            blocks = [[t[rows, columns] for t in self._flat] for columns in self._columns]
-            shift = self._along(blocks[0])
-            total = self._products(blocks[0], shift)
-            for block in blocks[1:]:
-                total = total + self._products(block, shift)
-            sums.append(total)
+            shift = self._shift([t[rows, :PROBE] for t in self._flat])
+            parts = [self._products([t[rows, columns] for t in self._flat], shift) for columns in self._columns]
+            sums.append(functools.reduce(operator.add, parts))
             shifts.append(shift)
         if len(sums) == 1:
             return self._settle(sums[0], shifts[0])
@@ -96,17 +96,17 @@ class Passes:
 
     def write(
         self,
-        scale: Tensor,
+        surplus: Tensor,
         gains: Sequence[Tensor],
         keep: Tensor,
         *,
         out: Tensor | None = None,
         copy: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Write d = scale * n + sum_j gains_j D_j, and n itself for the samples that are to be kept.
+        """Write d = n + surplus * n + sum_j gains_j D_j, and n itself for the samples that are to be kept.
 
         Args:
-            scale: (batch,).
+            surplus: (batch,).
             gains: r tensors (batch,).
             keep: (batch,) bool.
             out: Where to write d, of n's shape, dtype and device; may be n itself. None allocates it.
@@ -116,20 +116,33 @@ class Passes:
             d and the copy (None without one), in n's dtype; values beyond its range are cut to its largest.
         """
         n = self._tensors[0]
-        scale, gains = scale.to(self._work), [gain.to(self._work) for gain in gains]
+        surplus, gains = surplus.to(self._work), [gain.to(self._work) for gain in gains]
         if self._whole:
             kept = n.clone() if copy else None
-            d = self._combine(self._tensors, scale, gains, keep).to(n.dtype)
+            d = self._narrow(self._combine(self._tensors, surplus, gains), n.dtype).to(n.dtype)
+            d = torch.where(_column(keep, n), n, d)
             return (d if out is None else out.copy_(d)), kept
+        # A mask as an index makes the host wait for a GPU. On a CPU it costs little where no sample is kept, as is the
+        # rule, and torch.where takes as long as everything else here together.
+        own = self._flat[0][keep] if n.device.type == "cpu" else None
         result, flat_result = self._target(out)
         kept, flat_kept = self._target(None) if copy else (None, None)
+        # Where nothing that is still to be read lies there, d is formed in its place.
+        in_place = out is None and n.dtype == self._work
         for rows in self._rows:
-            part = scale[rows], [gain[rows] for gain in gains], keep[rows]
+            part = surplus[rows], [gain[rows] for gain in gains]
             for columns in self._columns:
-                block = [t[rows, columns] for t in self._flat]
+                block, place = [t[rows, columns] for t in self._flat], flat_result[rows, columns]
                 if flat_kept is not None:
                     flat_kept[rows, columns].copy_(block[0])  # before d, which may be written over n
-                flat_result[rows, columns].copy_(self._combine(block, *part))
+                d = self._combine(block, *part, place=place if in_place else None)
+                d = self._narrow(d, n.dtype)
+                if own is None:
+                    d = torch.where(keep[rows, None], block[0], d)
+                if d.data_ptr() != place.data_ptr():
+                    place.copy_(d)
+        if own is not None:
+            flat_result[keep] = own
         if out is not None and out is not result:
             out.copy_(result)
         return result if out is None else out, kept
@@ -147,26 +160,25 @@ class Passes:
         buffer = self._buffer(slot, t)
         return t.to(self._work) if buffer is None else buffer.copy_(t)
 
-    def _difference(self, block: Sequence[Tensor], j: int, n: Tensor) -> Tensor:
-        """Return D_j of a block, whose n was widened already, in a place of its own."""
-        return torch.sub(self._widen(j + 1, block[j + 1]), n, out=self._buffer(j + 1, n))
-
     def _dot(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the inner product of every row. torch.sum adds in a tree; torch.dot loses two digits on a block."""
         return torch.mul(a, b, out=self._buffer(-1, a)).flatten(1).sum(1)
 
-    def _along(self, block: Sequence[Tensor]) -> list[Tensor]:
-        """Return a_j as far as a block tells."""
+    def _shift(self, block: Sequence[Tensor]) -> list[Tensor]:
+        """Return c_j as far as a block tells."""
         n = self._widen(0, block[0])
         norm2 = self._dot(n, n)
-        found = [self._dot(n, self._difference(block, j, n)) / norm2 for j in range(len(block) - 1)]
+        found = [self._dot(n, self._widen(j, p)) / norm2 for j, p in enumerate(block[1:], 1)]
         # A block of zeros says nothing.
-        return [torch.where(norm2 > 0, a, 0) for a in found]
+        return [c.nan_to_num(1, 1, 1) for c in found]
 
     def _products(self, block: Sequence[Tensor], shift: Sequence[Tensor]) -> Tensor:
         """Return <n, n>, all <n, S_j>, and all <S_i, S_j> with j <= i, one below the other, (numbers, rows)."""
         n = self._widen(0, block[0])
-        offsets = [self._difference(block, j, n).addcmul_(n, _column(a, n), value=-1) for j, a in enumerate(shift)]
+        offsets = [
+            torch.addcmul(self._widen(j, p), n, _column(c, n), value=-1, out=self._buffer(j, n))
+            for j, (p, c) in enumerate(zip(block[1:], shift, strict=True), 1)
+        ]
         pairs = [(offsets[i], offsets[j]) for i in range(len(offsets)) for j in range(i + 1)]
         found = [self._dot(n, n), *(self._dot(n, s) for s in offsets), *(self._dot(a, b) for a, b in pairs)]
         return torch.stack(found).to(scalar_dtype(n.device))
@@ -174,28 +186,38 @@ class Passes:
     def _settle(self, sums: Tensor, shift: Sequence[Tensor]) -> Moments:
         """Return the moments of all elements, from the sums of what `_products` returned."""
         r = len(shift)
-        norm2, *rest = sums.unbind(0)
-        left = [value / norm2 for value in rest[:r]]
-        products = iter(rest[r:])
+        norm2 = sums[0]
+        left, products = (part.unbind(0) for part in (sums[1:] / norm2).split([r, sums.shape[0] - 1 - r]))
         gram = [[norm2] * r for _ in range(r)]
+        rest = iter(products)
         for i in range(r):
             for j in range(i + 1):
                 # Of S_i = P_i + left_i n; what cancels here is hardly larger than what stays.
-                across = next(products) / norm2 - left[i] * left[j]
+                across = torch.addcmul(next(rest), left[i], left[j], value=-1)
                 gram[i][j] = gram[j][i] = across.clamp_min(0) if i == j else across
-        return Moments(norm2, [a + b for a, b in zip(shift, left, strict=True)], gram)
+        # c - 1 in the wider dtype: c was rounded once, and S is of the rounded c.
+        return Moments(norm2, [c.to(sums.dtype) - 1 + b for c, b in zip(shift, left, strict=True)], gram)
 
-    def _combine(self, block: Sequence[Tensor], scale: Tensor, gains: Sequence[Tensor], keep: Tensor) -> Tensor:
-        """Return d of a block, in float32 or wider, cut to the range of the block's own dtype."""
+    def _combine(
+        self, block: Sequence[Tensor], surplus: Tensor, gains: Sequence[Tensor], place: Tensor | None = None
+    ) -> Tensor:
+        """Return d of a block, in float32 or wider."""
         n = self._widen(0, block[0])
-        d = torch.mul(n, _column(scale, n), out=self._buffer(-1, n))
-        for j, gain in enumerate(gains):
-            d = d.addcmul_(self._difference(block, j, n), _column(gain, n))
-        if block[0].dtype != self._work:
-            # An element of d can exceed every element of n (their norms are equal), and float16 ends at 65504.
-            limit = torch.finfo(block[0].dtype).max
-            d = d.clamp_(-limit, limit)
-        return _select(_column(keep, n), n, d)
+        place = self._buffer(-1, n) if place is None else place
+        # n + g (p - n) in one operation, with the difference formed before it is multiplied.
+        d = torch.lerp(n, self._widen(1, block[1]), _column(gains[0], n), out=place)
+        for j, gain in enumerate(gains[1:], 2):
+            offset = torch.sub(self._widen(j, block[j]), n, out=self._buffer(j, n))
+            d = d.addcmul_(offset, _column(gain, n))
+        return d.addcmul_(n, _column(surplus, n))
+
+    def _narrow(self, d: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return d, which may be overwritten, cut to the range of a dtype that is no wider."""
+        if d.dtype == dtype:
+            return d
+        # An element of d can exceed every element of n (their norms are equal), and float16 ends at 65504.
+        limit = torch.finfo(dtype).max
+        return d.clamp_(-limit, limit)
 
     # Layout -----------------------------------------------------------------------------------------------------------
 
@@ -226,17 +248,3 @@ def _takes_whole(tensors: Sequence[Tensor]) -> bool:
 
 def _column(value: Tensor, like: Tensor) -> Tensor:
     return value.view((-1,) + (1,) * (like.ndim - 1))
-
-
-_BITS = {4: torch.int32, 8: torch.int64}
-
-
-def _select(keep: Tensor, n: Tensor, d: Tensor) -> Tensor:
-    """Return n where it is to be kept, bit for bit, and d, which may be overwritten, elsewhere."""
-    if torch.compiler.is_compiling() or n.device.type != "cpu" or d.requires_grad:
-        return torch.where(keep, n, d)
-    # On a CPU torch.where takes as long as everything else here together; whole-number operations do not.
-    bits = _BITS[n.element_size()]
-    mask, own = keep.to(bits).sub_(1), n.view(bits)
-    d.view(bits).bitwise_xor_(own).bitwise_and_(mask).bitwise_xor_(own)
-    return d
