@@ -301,6 +301,30 @@ def overhead_steps_table() -> str:
     return "\n".join([*lines, "", note])
 
 
+def embedded_speed_table() -> str:
+    """Evaluations a second of the embedded network."""
+    data = json.loads((RESULTS / "embedded_speed.json").read_text())
+    batches = list(dict.fromkeys(row["batch"] for row in data["rows"]))
+    rates: dict[str, dict[int, float]] = {}
+    for row in data["rows"]:
+        rates.setdefault(row["arm"], {})[row["batch"]] = row["rate"]["median"]
+    lines = ["| batch | " + " | ".join(map(str, batches)) + " |", "|---" * (len(batches) + 1) + "|"]
+    for arm, found in rates.items():
+        lines.append(f"| {arm} | " + " | ".join(f"{found[batch]:.0f}" for batch in batches) + " |")
+    full, half = data["fd_blocks"].values()
+    apart = [b - a for a, b in zip(full, half, strict=True)]
+    study = data["study"]
+    note = (
+        f"Evaluations a second, medians of calls in turn, {data['threads']} threads, of this processor's instruction "
+        f"sets {', '.join(data['instructions'])}. {study['nfe']} steps of {study['sampler']} with gain {study['gain']} "
+        f"on {data['num_images']} seeds from {data['first_seed']}, {len(full)} blocks: Frechet distance "
+        f"{statistics.mean(full):.2f} ± {statistics.stdev(full):.2f} in float32, {statistics.mean(half):.2f} ± "
+        f"{statistics.stdev(half):.2f} in bfloat16 (autocast), paired difference {statistics.mean(apart):+.3f} ± "
+        f"{statistics.stdev(apart):.3f}; the images are {data['rmse_between']:.3f} apart (RMSE, of a range of 2)."
+    )
+    return "\n".join([*lines, "", note, "", f"Made by `{data['command']}`."])
+
+
 def reproduce_table() -> str:
     """The preset of CIFAR-10 on the embedded model."""
     from lmlangevin.reproduce.table import render as render_result
@@ -445,6 +469,7 @@ TABLES = {
     "lengths": lengths_table,
     "guidance-fits": guidance_fits_table,
     "guidance": guidance_table,
+    "embedded-speed": embedded_speed_table,
     "theory-spectra": theory_spectra_table,
     "theory-directions": theory_directions_table,
     "theory-sampling": theory_sampling_table,

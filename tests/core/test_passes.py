@@ -163,6 +163,28 @@ def test_the_result_is_laid_out_like_the_prediction() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_device_computes_what_the_host_does(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other blocks, and another way to keep the samples that are kept."""
+    n, *previous = draw(37, (5, 4, 6, 5), 2, dtype)
+    n[1, 0, 0, 0], previous[0][3, 2, 1, 1] = -0.0, torch.inf
+    kappa = torch.tensor([0.5, 0.0, -0.3, 0.5, 1.0], dtype=torch.float64)
+    config = LMLConfig(kappa=0.5, damping=0.2, rank=2)
+
+    def results() -> list[Tensor]:
+        _, state, _ = correct(previous[1], LMLState(), config)
+        _, state, _ = correct(previous[0], state, config)
+        return [lm_direction(n, previous[0], kappa=kappa, damping=0.3), correct(n, state, config)[0]]
+
+    host = results()
+    monkeypatch.setattr(passes, "_on_host", lambda t: False)
+    for mine, other in zip(host, results(), strict=True):
+        assert torch.equal(mine, other)
+    for row in (1, 3):
+        assert torch.equal(host[0][row], n[row]) and torch.signbit(host[0][1, 0, 0, 0])
+    assert not torch.equal(host[0][0], n[0]) and torch.equal(host[1][3], n[3]) and not torch.equal(host[1][1], n[1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_result_may_be_written_anywhere(dtype: torch.dtype) -> None:
     n, p = draw(17, (3, 4, 6, 5), 1, dtype)
     want = lm_direction(n, p, kappa=0.5, damping=0.3)

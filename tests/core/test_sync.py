@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lmlangevin.core import LMLConfig, LMLState, correct, lm_direction
+from lmlangevin.core import LMLConfig, LMLState, correct, lm_direction, passes
 
 READERS = (
     "item", "tolist", "nonzero", "cpu", "numpy", "argwhere", "__bool__", "__float__", "__int__", "__index__",
@@ -16,13 +16,17 @@ READERS = (
 )  # fmt: skip
 OPERATORS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "item")
 
+INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
+"""Operators that count the elements of a mask."""
+
 
 class NoReading(TorchDispatchMode):
     """Refuses every operator whose result the host has to wait for, also where C++ calls it."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        assert name not in OPERATORS, f"{func} waits for the device"
+        masks = [t for t in args[1] if t is not None and t.dtype == torch.bool] if name in INDEXING else []
+        assert name not in OPERATORS and not masks, f"{func} waits for the device"
         return func(*args, **(kwargs or {}))
 
 
@@ -30,6 +34,8 @@ class NoReading(TorchDispatchMode):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("mode", ["relative", "absolute"])
 def test_correct_reads_nothing(rank: int, dtype: torch.dtype, mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the way that tensors of a GPU take; on a CPU the host may count the samples that are kept."""
+    monkeypatch.setattr(passes, "_on_host", lambda t: False)
     g = torch.Generator().manual_seed(rank)
     predictions = [torch.randn(2, 3, 4, 4, generator=g).to(dtype) for _ in range(5)]
     predictions[2][1] = torch.nan
@@ -57,6 +63,8 @@ def test_correct_reads_nothing(rank: int, dtype: torch.dtype, mode: Any, monkeyp
 def test_the_guard_guards() -> None:
     with NoReading(), pytest.raises(AssertionError, match="waits for the device"):
         bool(torch.ones(3).sum() > 2)
+    with NoReading(), pytest.raises(AssertionError, match="waits for the device"):
+        torch.arange(3)[torch.tensor([True, False, True])]
 
 
 def test_correct_on_tensors_without_data() -> None:

@@ -67,7 +67,7 @@ class Passes:
         self._order = None if n.is_contiguous() else [0, *sorted(range(1, n.ndim), key=lambda k: -n.stride(k))]
         self._flat = [self._flatten(t) for t in self._tensors]
         rows, columns = self._flat[0].shape
-        size = CPU_BLOCK if n.device.type == "cpu" else DEVICE_BLOCK
+        size = CPU_BLOCK if _on_host(n) else DEVICE_BLOCK
         height, width = min(rows, max(1, size // columns)), min(columns, size)
         self._rows = [slice(top, min(top + height, rows)) for top in range(0, rows, height)]
         self._columns = [slice(left, min(left + width, columns)) for left in range(0, columns, width)]
@@ -116,7 +116,8 @@ class Passes:
             d and the copy (None without one), in n's dtype; values beyond its range are cut to its largest.
         """
         n = self._tensors[0]
-        surplus, gains = surplus.to(self._work), [gain.to(self._work) for gain in gains]
+        surplus, *gains = (_settled(value.to(self._work)) for value in (surplus, *gains))
+        keep = _settled(keep)
         if self._whole:
             kept = n.clone() if copy else None
             d = self._narrow(self._combine(self._tensors, surplus, gains), n.dtype).to(n.dtype)
@@ -124,7 +125,7 @@ class Passes:
             return (d if out is None else out.copy_(d)), kept
         # A mask as an index makes the host wait for a GPU. On a CPU it costs little where no sample is kept, as is the
         # rule, and torch.where takes as long as everything else here together.
-        own = self._flat[0][keep] if n.device.type == "cpu" else None
+        own = self._flat[0][keep] if _on_host(n) else None
         result, flat_result = self._target(out)
         kept, flat_kept = self._target(None) if copy else (None, None)
         # Where nothing that is still to be read lies there, d is formed in its place.
@@ -170,7 +171,7 @@ class Passes:
         norm2 = self._dot(n, n)
         found = [self._dot(n, self._widen(j, p)) / norm2 for j, p in enumerate(block[1:], 1)]
         # A block of zeros says nothing.
-        return [c.nan_to_num(1, 1, 1) for c in found]
+        return [_settled(c.nan_to_num(1, 1, 1)) for c in found]
 
     def _products(self, block: Sequence[Tensor], shift: Sequence[Tensor]) -> Tensor:
         """Return <n, n>, all <n, S_j>, and all <S_i, S_j> with j <= i, one below the other, (numbers, rows)."""
@@ -244,6 +245,19 @@ def _takes_whole(tensors: Sequence[Tensor]) -> bool:
     if torch.compiler.is_compiling() or n.device.type == "meta" or n.numel() == 0:
         return True
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
+def _on_host(t: Tensor) -> bool:
+    return t.device.type == "cpu"
+
+
+def _settled(value: Tensor) -> Tensor:
+    """Return the same numbers, (batch,), in memory.
+
+    A compiler would otherwise put all that leads to them into the loop over the elements; it cannot where it is asked
+    for a view by strides.
+    """
+    return value.as_strided(value.shape, value.stride()) if torch.compiler.is_compiling() else value
 
 
 def _column(value: Tensor, like: Tensor) -> Tensor:
