@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import importlib.metadata
 import json
 import os
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmlangevin._version import installed_versions
 from lmlangevin.core.errors import LMLError
 from lmlangevin.evaluation.blocks import BlockValues
 from lmlangevin.evaluation.frechet import LogFID
@@ -84,7 +83,7 @@ def write_result(result: FidResult, path: str | Path) -> None:
         LMLError: the file cannot be written.
     """
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    content = {"format": FORMAT, "created": created, "versions": _versions(), **result.as_dict()}
+    content = {"format": FORMAT, "created": created, "versions": installed_versions(PACKAGES), **result.as_dict()}
     target = Path(path)
     part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -95,14 +94,3 @@ def write_result(result: FidResult, path: str | Path) -> None:
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions of what a distance depends on; a package that is not installed is left out."""
-    from lmlangevin._version import __version__
-
-    versions = {"lmlangevin": __version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import math
-import platform
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor
 
+from lmlangevin._version import installed_versions
 from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.config import GenerateConfig
 from lmlangevin.generation.seeds import image_seeds
@@ -33,16 +32,8 @@ _PICTURE = re.compile(r"(?:grid|compare)\.png")
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of what images depend on; a package that is not installed is left out."""
-    from lmlangevin._version import __version__
-
-    versions = {"lmlangevin": __version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    """Return the versions of what images depend on."""
+    return installed_versions(PACKAGES)
 
 
 def noise_hash(noise: Tensor) -> str:

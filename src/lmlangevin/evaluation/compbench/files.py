@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import importlib.metadata
 import json
 import os
-import platform
 from pathlib import Path
 from typing import Any
 
+from lmlangevin._version import installed_versions
 from lmlangevin.core.errors import LMLError
 from lmlangevin.evaluation.compbench import LABEL
 
@@ -53,14 +52,8 @@ def write_result(path: Path, kind: str, content: dict[str, Any]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what a score depends on; a package that is not installed is left out."""
-    from lmlangevin._version import __version__
-
-    found = {"lmlangevin": __version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+    """Return the versions of what a score depends on."""
+    return installed_versions(PACKAGES)
 
 
 def read_json(path: Path, what: str) -> Any:
