@@ -15,8 +15,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/lml generate --model embedded --scheduler ddim --timestep-spacing trailing --steps 8 --num-images 512 --batch-size 64 --seed 0 --compare --overwrite --out demo
 
+# A test uses one core, and there are two at least.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
