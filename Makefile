@@ -1,10 +1,11 @@
-# `make demo` shows what the package does; `make test` runs every test. Both start from a bare clone.
+# `make demo` shows what the package does; `make test` runs every test but those in a browser, which `make test-browser`
+# runs. All start from a bare clone.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-browser lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -17,6 +18,11 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# The page of `lml app` in Debian's Chromium, which is installed where it is missing. Screenshots: build/browser.
+test-browser: $(STAMP)
+	tools/install_chromium.sh
+	$(BIN)/python -m pytest -m browser tests/app
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
