@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import statistics
 import sys
@@ -333,6 +334,102 @@ def reproduce_presets_table() -> str:
     return "\n".join(lines)
 
 
+def theory_spectra_table() -> str:
+    """The exact Hessian of the CIFAR-10 mixture, and what LML's operator leaves of it."""
+    data = json.loads((RESULTS / "theory.json").read_text())
+    lines = [
+        "| s | least and largest eigenvalue of J | below 0.9 of the largest | operator norm: identity | LML "
+        "| its bound | Frobenius norm: identity | LML | angle of b to the top eigenvector |",
+        "|---" * 9 + "|",
+    ]
+    for row in data["spectra"]["cifar"]:
+        mine = row["kappa 0.5, mu 1"]
+        lines.append(
+            f"| {row['s']:.3g} | {row['least']:.3g} to {row['most']:.3g} | {row['below_0.9']:.0f} "
+            f"| {row['identity']['operator']:.3f} | {mine['operator']:.3f} | {mine['bound']:.2f} "
+            f"| {row['identity']['frobenius']:.3f} | {mine['frobenius']:.3f} "
+            f"| {mine['angle_to_top_eigenvector']:.1f}° |"
+        )
+    note = (
+        "Relative errors of the best multiple, LML with kappa 0.5 and mu 1, along an Euler run of "
+        f"{data['steps']} steps; means over {data['seeds']['spectra']} seeds from {data['first_seed']}, of the least "
+        "eigenvalue the smallest. J has 3072 eigenvalues."
+    )
+    return "\n".join([*lines, "", note, "", f"Made by `{data['command']}`."])
+
+
+def theory_directions_table() -> str:
+    """Angles to the solution's direction, and which way each direction turns."""
+    data = json.loads((RESULTS / "theory.json").read_text())
+    lines = [
+        "| s | share of dn/ds across n | angle to the solution: n | LML | Newton, lambda 1 | Newton, lambda 10 "
+        "| cosine of the turns: LML | Newton, lambda 1 | Newton, lambda 10 | dn/ds and -J n |",
+        "|---" * 10 + "|",
+    ]
+    for row in data["directions"]:
+        newton = [row["newton"][key] for key in ("1", "10")]
+        lines.append(
+            f"| {row['s']:.3g} | {row['bend_across']:.3f} | {row['plain_to_solution']:.3f}° "
+            f"| {row['lml_to_solution']:.3f}° | " + " | ".join(f"{arm['to_solution']:.3f}°" for arm in newton) + " | "
+            f"{row['lml_turn_cosine']:.2f} | " + " | ".join(f"{arm['turn_cosine']:.2f}" for arm in newton) + " | "
+            f"{row['bend_to_hessian']:.2f} |"
+        )
+    gain = data["directions"][0]["gain"]
+    note = (
+        f"Euler run of {data['steps']} steps, {data['seeds']['directions']} seeds from {data['first_seed']}; LML with "
+        f"the log-linear gain, {gain:.2f} on this grid. Cosines are of the parts across n, to that of the solution's "
+        "direction."
+    )
+    return "\n".join([*lines, "", note, "", f"Made by `{data['command']}`."])
+
+
+def theory_sampling_table() -> str:
+    """Errors of samples with the exact Newton direction, the plain one and LML's."""
+    data = json.loads((RESULTS / "theory.json").read_text())
+    arms = {
+        "plain": "plain",
+        "newton, lambda 0.3": "Newton, lambda 0.3",
+        "newton, lambda 1": "lambda 1",
+        "newton, lambda 10": "lambda 10",
+        "lml, gain 0.7": "LML, gain 0.7",
+        "lml, log-linear gain": "log-linear gain",
+        "lml, log-linear gain, length forecast": "its length forecast",
+        "hessian applied": "Hessian applied, not inverted",
+    }
+    lines = ["| grid | NFE | " + " | ".join(arms.values()) + " |", "|---" * (len(arms) + 2) + "|"]
+    for row in data["sampling"]:
+        figures = " | ".join(f"{row['rmse'][arm]:.3f}" for arm in arms)
+        lines.append(f"| {row['grid']} | {row['nfe']} | {figures} |")
+    note = (
+        f"RMSE to the converged solution, {data['seeds']['sampling']} seeds from {data['first_seed']}. Newton and the "
+        "last column also use Hessian-vector products, which are not counted in NFE."
+    )
+    return "\n".join([*lines, "", note, "", f"Made by `{data['command']}`."])
+
+
+def theory_orders_table() -> str:
+    """Measured orders of convergence."""
+    record = json.loads((RESULTS / "theory.json").read_text())
+    data = record["orders"]
+    steps = data["steps"]
+    lines = [
+        "| rule | Gaussian: order | error at 32 steps | mixture: order | error at 32 steps |",
+        "|---" * 5 + "|",
+    ]
+    at = steps.index(32)
+    for rule in data["gaussian"]:
+        cells = []
+        for case in ("gaussian", "mixture"):
+            errors = data[case][rule]
+            cells += [f"{math.log2(errors[-2] / errors[-1]):.2f}", f"{errors[at]:.4f}"]
+        lines.append(f"| {rule} | " + " | ".join(cells) + " |")
+    note = (
+        f"Order: log2 of how the error falls from {steps[-2]} to {steps[-1]} steps. Steps in log s of one and two "
+        "units in turn, from s = 20 to 0.05; float64; the Gaussian's solution in closed form."
+    )
+    return "\n".join([*lines, "", note, "", f"Made by `{record['command']}`."])
+
+
 TABLES = {
     "reproduce-presets": reproduce_presets_table,
     "reproduce": reproduce_table,
@@ -348,10 +445,14 @@ TABLES = {
     "lengths": lengths_table,
     "guidance-fits": guidance_fits_table,
     "guidance": guidance_table,
+    "theory-spectra": theory_spectra_table,
+    "theory-directions": theory_directions_table,
+    "theory-sampling": theory_sampling_table,
+    "theory-orders": theory_orders_table,
 }
 FILES = [
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("presets", "generation", "control", "overhead", "reproduce")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("presets", "generation", "control", "overhead", "reproduce", "theory")),
 ]
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from lmlangevin.core.errors import LMLError
@@ -115,6 +117,36 @@ def test_for_a_gaussian_newton_turns_against_the_trajectory() -> None:
     newton = across(with_norm_of(n, n / (hessian + lam)), n)
     torch.testing.assert_close(newton, -product / lam, rtol=1e-2, atol=1e-10)
     assert (angle(turned, newton) > math.radians(179)).all()
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    log_damping=st.floats(-6, 6),
+    log_later=st.floats(-4, -0.01),
+    log_earlier=st.floats(0.01, 3),
+    log_gain=st.floats(-3, 2),
+)
+def test_for_a_gaussian_lml_turns_to_the_solution_and_newton_away_always(
+    seed: int, log_damping: float, log_later: float, log_earlier: float, log_gain: float
+) -> None:
+    """For every damping, every step and every history on the trajectory (docs/theory.md); and so Newton is farther."""
+    g = torch.Generator().manual_seed(seed)
+    variances = 10 ** (2 * torch.randn(7, generator=g, dtype=torch.float64))
+    centre = torch.zeros(7, dtype=torch.float64)
+    slope, s = gaussian_slope(variances, centre), 1.0
+    y = (variances + s * s).sqrt() * torch.randn(4, 7, generator=g, dtype=torch.float64)
+    later, earlier = 10**log_later, 10**log_earlier
+    n = slope(y, s)
+    previous = slope(gaussian_solution(y, s, earlier, variances, centre), earlier)
+    secant = (gaussian_solution(y, s, later, variances, centre) - y) / (later - s)
+    newton = with_norm_of(n, n / (s * s / (variances + s * s) + 10**log_damping))
+    turned = rotate(n, previous, 10**log_gain)
+    wanted = across(secant, n)
+    size = 1e-9 * n.norm(dim=1) * secant.norm(dim=1)
+    assert ((across(newton, n) * wanted).sum(1) <= size).all()
+    assert ((across(turned, n) * wanted).sum(1) >= -size).all()
+    assert (angle(newton, secant) >= angle(n, secant) - 1e-9).all()
 
 
 def test_newton_makes_sampling_of_the_analytic_model_worse_and_lml_better() -> None:

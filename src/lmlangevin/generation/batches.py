@@ -13,6 +13,7 @@ import torch
 from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.config import GenerateConfig
 from lmlangevin.generation.images import Picture, first_frame, from_arrays, png_bytes, to_pictures, to_uint8
+from lmlangevin.generation.langevin import evaluations
 from lmlangevin.generation.ledger import Ledger, Record
 from lmlangevin.generation.manifest import image_name, noise_hash
 from lmlangevin.generation.models import LoadedModel
@@ -127,6 +128,7 @@ def sample_batch(config: GenerateConfig, model: LoadedModel, run: RunResult, ids
                     steps=cast(int, config.steps),
                     dtype=getattr(torch, config.dtype),
                     device=config.device,
+                    langevin=config.langevin(),
                 ).cpu()
                 pictures = to_pictures(to_uint8(samples))
                 finite = samples.flatten(1).isfinite().all(dim=1).tolist()
@@ -139,7 +141,7 @@ def sample_batch(config: GenerateConfig, model: LoadedModel, run: RunResult, ids
         hashes = tuple(noise_hash(row) for row in noise)
     timesteps = tuple(float(t) for t in run.scheduler.timesteps)
     # What a pipeline evaluates beyond one call a step is guidance that it runs separately and not in one batch.
-    separate = max(0, count.calls - len(timesteps))
+    separate = max(0, count.calls - evaluations(len(timesteps), config.langevin_steps))
     record = Record(
         run=run.name,
         ids=tuple(ids),

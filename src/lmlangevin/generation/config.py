@@ -13,6 +13,7 @@ from lmlangevin.core.config import LMLConfig
 from lmlangevin.core.damping import CALIBRATED, CONSTANT
 from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.conditions import Conditions
+from lmlangevin.generation.langevin import checked_step_size, steps_for
 from lmlangevin.generation.model_folder import check_model_folder, scheduler_of_folder
 from lmlangevin.generation.seeds import SEED_LIMIT
 from lmlangevin.generation.store import Place, as_place
@@ -42,6 +43,9 @@ class GenerateConfig(Conditions):
             id of a diffusers pipeline.
         scheduler: Short name of the sampler, a key of `lmlangevin.schedulers.SCHEDULERS`; the attribute is a name
             always. Empty is the one that a calibration was fitted for, or that of the model's folder, or `"ddim"`.
+        langevin_steps: Langevin steps at each noise level of the sampler but the first, one evaluation each. For
+            unconditional pixel models.
+        langevin_step_size: Their size in units of the level's variance, inside (0, 1); None is 0.2, or none without.
         steps: Steps of the sampler, 1 to 1000. One network evaluation each, PNDM one more in all, Heun two each but
             for one. None is what `nfe` costs, or 8; the attribute is a number always.
         nfe: Network evaluations of each image, guidance apart, in place of `steps`. Both may be given where they
@@ -85,6 +89,8 @@ class GenerateConfig(Conditions):
     scheduler: str = ""
     steps: int | None = None
     nfe: int | None = None
+    langevin_steps: int = 0
+    langevin_step_size: float | None = None
     num_images: int | None = None
     batch_size: int = 32
     seed: int = 0
@@ -114,6 +120,7 @@ class GenerateConfig(Conditions):
         self._check_model()
         self._check_conditions(self.model, built_in=self.model in BUILT_IN)
         self._set_scheduler()
+        self._check_langevin()
         self._set_steps()
         self._set_num_images()
         self._check_counts()
@@ -140,6 +147,12 @@ class GenerateConfig(Conditions):
         given = {"gain": self.gain, "kappa": self.kappa, "damping": self.damping}
         control = {} if self.control is None else {"control": self.control}
         return given | {"placement": self.placement, "rank": self.rank, "record": True} | control
+
+    def langevin(self) -> dict[str, Any] | None:
+        """Return what the sampling loop is told of Langevin steps; None for none."""
+        if not self.langevin_steps:
+            return None
+        return {"steps": self.langevin_steps, "step_size": self.langevin_step_size, "rank": self.rank}
 
     @property
     def count(self) -> int:
@@ -212,13 +225,19 @@ class GenerateConfig(Conditions):
             raise LMLError(f"nfe={self.nfe!r} is out of range; give a whole number from 1 to {2 * TRAIN_TIMESTEPS}.")
         from lmlangevin.schedulers.names import find_scheduler
 
-        steps = find_scheduler(self.scheduler).steps_for(self.nfe)
+        entry, more = find_scheduler(self.scheduler), self.langevin_steps
+        steps = steps_for(self.nfe, more) if more else entry.steps_for(self.nfe)
         if self.steps not in (None, steps):
             raise LMLError(
                 f"steps={self.steps} and nfe={self.nfe} contradict each other, since {self.nfe} evaluations of "
                 f"{self.scheduler} are {steps} steps; give one of them."
             )
         object.__setattr__(self, "steps", steps)
+
+    def _check_langevin(self) -> None:
+        """Resolve `langevin_step_size`, so that it is a number where there are Langevin steps."""
+        size = checked_step_size(self.langevin_steps, self.langevin_step_size, self.scheduler, self.control)
+        object.__setattr__(self, "langevin_step_size", size)
 
     def _set_num_images(self) -> None:
         """Resolve `num_images`, so that it is a number from here on."""

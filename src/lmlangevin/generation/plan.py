@@ -90,6 +90,11 @@ def plan_runs(config: GenerateConfig, model: LoadedModel, notes: list[str]) -> l
     Raises:
         LMLError: If a sampler cannot be built as asked.
     """
+    if config.langevin_steps and model.shape is None:
+        raise LMLError(
+            f"langevin_steps={config.langevin_steps} is for unconditional pixel models; model={config.model!r} is a "
+            f"{model.family}; leave it out, or give another model."
+        )
     runs = []
     with without_known_warnings():
         for name in run_names(config):
@@ -113,7 +118,6 @@ def plan_runs(config: GenerateConfig, model: LoadedModel, notes: list[str]) -> l
 
 
 def _build(config: GenerateConfig, model: LoadedModel, notes: list[str], *, with_lml: bool) -> Any:
-    from lmlangevin.schedulers.choice import default_control
     from lmlangevin.schedulers.names import build_scheduler
 
     overrides = _overrides(config, model)
@@ -122,7 +126,7 @@ def _build(config: GenerateConfig, model: LoadedModel, notes: list[str], *, with
         return plain
     keys = config.lml_keys()
     if config.control is None:
-        keys["control"] = default_control(plain, measured=model.measured and not config.chosen)
+        keys["control"] = _default_control(config, model, plain)
     if config.calibration is not None:
         keys |= {"calibrated_steps": _calibrated_steps(config, model, plain)}
     by_preset = keys["control"] == CONSTANT and config.gain is None and config.kappa is None and config.damping is None
@@ -155,6 +159,13 @@ def _preset_keys(config: GenerateConfig, model: LoadedModel, plain: Any, notes: 
             f"gain {preset.gain:g}. Give --gain to choose it yourself."
         )
     return {"gain": preset.gain, "preset": preset.label}
+
+
+def _default_control(config: GenerateConfig, model: LoadedModel, plain: Any) -> str:
+    from lmlangevin.schedulers.choice import default_control
+
+    # The adaptive control would take Langevin's moves for errors of the solver.
+    return default_control(plain, measured=model.measured and not (config.chosen or config.langevin_steps))
 
 
 def _build_release(config: GenerateConfig, model: LoadedModel) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,6 +79,7 @@ def sample(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     step_arguments: Mapping[str, Any] | None = None,
+    langevin: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """Sample an unconditional pixel model.
 
@@ -90,6 +92,7 @@ def sample(
         dtype: Dtype that the network sees. The solver's sample stays float32, so that its small steps are not rounded.
         device: Where to sample.
         step_arguments: Further arguments of the scheduler's `step`, such as `{"eta": 1.0}` for DDIM.
+        langevin: Langevin steps between the scheduler's: `steps`, `step_size` and `rank` of a `Corrector`.
 
     Returns:
         The samples, float32 on `device`, in [-1, 1] up to what the model overshoots.
@@ -102,11 +105,26 @@ def sample(
         # Flow-matching schedulers have neither of these two.
         scale_input = getattr(scheduler, "scale_model_input", None)
         x = noise.to(device, torch.float32) * getattr(scheduler, "init_noise_sigma", 1.0)
-        for t in scheduler.timesteps:
+        corrector = None if langevin is None else _corrector(scheduler, generators, **langevin)
+
+        def evaluate(x: Tensor, t: Tensor) -> Tensor:
             seen = x if scale_input is None else scale_input(x, t)
-            prediction = network(seen.to(dtype), t).sample.to(torch.float32)
+            return network(seen.to(dtype), t).sample.to(torch.float32)
+
+        for index, t in enumerate(scheduler.timesteps):
+            if corrector is not None:
+                x = corrector.correct(functools.partial(evaluate, t=t), index, t, x)
+            prediction = evaluate(x, t)
+            if corrector is not None:
+                corrector.remember(prediction, index, t, x)
             x = scheduler.step(prediction, t, x, **extra).prev_sample
     return x
+
+
+def _corrector(scheduler: Any, generators: Sequence[torch.Generator], **settings: Any) -> Any:
+    from lmlangevin.generation.corrector import Corrector  # which imports diffusers
+
+    return Corrector(scheduler, generators, **settings)
 
 
 @torch.inference_mode()

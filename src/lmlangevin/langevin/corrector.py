@@ -8,7 +8,7 @@ density is I / sigma^2 less a term that only the data's own directions have. So 
 and eps has none. B holds differences of the run's predictions at earlier levels, b_j = n_{j+1} - n_j, which is what
 LML's b = n + kappa (n_j - n) tends to, but for its length, as kappa grows. The predictions themselves must not be in
 it: n is almost the same at the next level, and a geometry that is stiff along the score itself takes from the drift
-and not from the noise, so that a few steps raise the noise level (benchmarks/results/langevin.json says how much).
+and not from the noise, so that a few steps raise the noise level (docs/langevin.md has by how much).
 
 H is made before the level is entered and does not change there. The chain is not adjusted: a network has no density.
 
