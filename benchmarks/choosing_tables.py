@@ -42,10 +42,13 @@ def choosing_control_table() -> str:
                 continue
             plain = at["preset", "rmse"]
             cell = label(plain.plain.cell) if plain and plain.plain else "not measured"
-            rows.append([name, str(nfe), cell, *(_text(best.change(measure) if best else None) for (_, measure), best in at.items())])
+            ratios = [_text(best.change(measure) if best else None) for (_, measure), best in at.items()]
+            rows.append([name, str(nfe), cell, *ratios])
     # The arms' order is preset, adaptive, calibrated by RMSE, then by FD.
     header = ["model", "NFE", "best plain cell by RMSE"]
-    header += [f"{control}: {measure}" for measure in ("RMSE", "FD") for control in ("preset", "adaptive", "calibrated")]
+    header += [
+        f"{control}: {measure}" for measure in ("RMSE", "FD") for control in ("preset", "adaptive", "calibrated")
+    ]
     note = (
         "The lowest mean of all samplers on all grids with each control, over the lowest of all plain ones in the same "
         "run, on the same seeds; below 1 the control is ahead. Presets of 0 are plain and do not count as presets. The "

@@ -94,9 +94,8 @@ def draw(rows: list[dict[str, Any]]) -> None:
     levels = [row["s"] for row in rows]
     axes[1].plot(levels, [row["previous_to_n"] for row in rows], "o-", color="0.55", label="from the previous n to n")
     axes[1].plot(levels, [row["n_to_lml"] for row in rows], "o-", color="C3", label=f"LML's turn, gain {GAIN:g}")
-    axes[1].plot(
-        levels, [row["n_to_solution_in_the_plane"] for row in rows], "o--", color="k", label="the solution's, in the plane"
-    )
+    in_plane = [row["n_to_solution_in_the_plane"] for row in rows]
+    axes[1].plot(levels, in_plane, "o--", color="k", label="the solution's, in the plane")
     axes[1].set(ylabel="degrees", title="how far each turns")
     axes[2].plot(levels, [row["n_to_solution"] for row in rows], "o-", color="C0", label="n")
     axes[2].plot(levels, [row["lml_to_solution"] for row in rows], "o-", color="C3", label="LML")
@@ -113,8 +112,8 @@ def main() -> None:
     """Measure, save and draw."""
     torch.set_num_threads(1)
     rows = measure()
-    payload = {"first_seed": SEEDS[0], "num_seeds": len(SEEDS), "steps": STEPS, "gain": GAIN, "grid": GRID, "rows": rows}
-    save(RESULTS / "rotation.json", payload)
+    settings = {"first_seed": SEEDS[0], "num_seeds": len(SEEDS), "steps": STEPS, "gain": GAIN, "grid": GRID}
+    save(RESULTS / "rotation.json", {**settings, "rows": rows})
     draw(rows)
 
 

@@ -458,7 +458,15 @@ FILES = [
     *(
         ROOT / "docs" / f"{name}.md"
         for name in (
-            "presets", "generation", "control", "overhead", "reproduce", "theory", "choosing", "how-it-works", "faq"
+            "presets",
+            "generation",
+            "control",
+            "overhead",
+            "reproduce",
+            "theory",
+            "choosing",
+            "how-it-works",
+            "faq",
         )
     ),
 ]

@@ -21,11 +21,21 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 # Files of the repository that are pages of the site, beside docs/*.md.
-OUTSIDE = ("README.md", "CHANGES.md", "CONTRIBUTING.md", "*/README.md", "*/*/README.md", "src/lmlangevin/assets/*/README.md")
+OUTSIDE = (
+    "README.md",
+    "CHANGES.md",
+    "CONTRIBUTING.md",
+    "examples/README.md",
+    "integrations/*/README.md",
+    "src/lmlangevin/assets/*/README.md",
+)
 
 _FENCES = re.compile(r"(^ *```.*?^ *```[ \t]*$)", flags=re.S | re.M)
 _LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\[\]]*\])*\])\(([^)\s]+)\)")
 _MATH = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', flags=re.S)
+# latex2mathml makes identifiers of some operators, and lets brackets grow that are not to.
+_BRACKET = re.compile(r"<m[io]>(&#x(?:02016|027E8|027E9);)</m[io]>")
+_RELATION = re.compile(r"<mi>(&#x(?:02AAF|02AB0);)</mi>")
 # A function's name and its argument, "log q": not the base of an index or a power.
 _FUNCTION = re.compile(r"(?<!<msub>)(?<!<msup>)(<mi>(?:a?(?:sin|cos|tan)|log|arc(?:sin|tan))</mi>)(?=<m(?:i|sub|sup)>)")
 _FOREIGN = re.compile(r'<(?:script|img|iframe|link)\b[^>]*?\b(?:src|href)="((?:https?:)?//[^"]+)"[^>]*>')
@@ -39,7 +49,7 @@ def pages_outside() -> dict[str, str]:
     """
     found = sorted({path for pattern in OUTSIDE for path in ROOT.glob(pattern)})
     paths = [path.relative_to(ROOT).as_posix() for path in found]
-    return {path: _page_of(path) for path in paths if not path.startswith(("docs/", "build/", "runs/"))}
+    return {path: _page_of(path) for path in paths}
 
 
 def _page_of(path: str) -> str:
@@ -97,9 +107,8 @@ def to_mathml(content: str) -> str:
         math = convert(latex, display="block" if match[2] == "[" else "inline")
         if "\\" in math:
             raise ValueError(f"no MathML for {latex}")
-        # Brackets that are not to grow come out as growing ones or as identifiers, and relations as identifiers.
-        math = re.sub(r"<m[io]>(&#x(?:02016|027E8|027E9);)</m[io]>", r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', math)
-        math = re.sub(r"<mi>(&#x(?:02AAF|02AB0);)</mi>", r"<mo>\1</mo>", math)
+        math = _BRACKET.sub(r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', math)
+        math = _RELATION.sub(r"<mo>\1</mo>", math)
         math = _FUNCTION.sub(r'\1<mspace width="0.17em" />', math)
         return f'<{match[1]} class="math">{math}</{match[1]}>'
 
