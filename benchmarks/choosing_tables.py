@@ -15,7 +15,7 @@ from lmlangevin.core.damping import ADAPTIVE
 from lmlangevin.schedulers.names import find_scheduler
 
 RESULTS = Path(__file__).parent / "results"
-MODELS = {"embedded": "the network", "analytic": "the analytic model"}
+MODELS = {"embedded": "network", "analytic": "analytic"}
 
 
 def _part(suite: str, name: str) -> PartData:

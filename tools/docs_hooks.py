@@ -161,8 +161,8 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Convert the mathematics."""
-    return to_mathml(content)
+    """Convert the mathematics, and keep a value and its spread on one line."""
+    return to_mathml(content).replace(" ± ", "\u00a0±\u00a0")
 
 
 def on_post_page(output: str, page: Page, **_: Any) -> str:
