@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -18,6 +19,7 @@ RESULTS = Path(__file__).parent / "results"
 MODELS = {"embedded": "network", "analytic": "analytic"}
 
 
+@functools.cache
 def _part(suite: str, name: str) -> PartData:
     return next(data for data in read_suite(load_suite(suite), RESULTS).parts if data.part.name == name)
 

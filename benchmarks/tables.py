@@ -466,7 +466,6 @@ FILES = [
             "theory",
             "choosing",
             "how-it-works",
-            "faq",
         )
     ),
 ]

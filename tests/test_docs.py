@@ -45,8 +45,10 @@ def test_the_tables_are_those_of_the_result_files(monkeypatch: pytest.MonkeyPatc
     for page in tables["FILES"]:
         text = page.read_text(encoding="utf-8")
         assert tables["render"](text) == text, f"run python benchmarks/tables.py: {page.name} is out of date"
-        for name in re.findall(r"<!-- table:(\w+) -->", text):
-            assert tables["TABLES"][name]() in text
+        names = re.findall(r"<!-- table:([\w-]+) -->", text)
+        assert names
+        assert names == re.findall(r"<!-- /table:([\w-]+) -->", text)
+        assert set(names) <= set(tables["TABLES"])
 
 
 def test_every_result_file_says_how_it_was_made() -> None:

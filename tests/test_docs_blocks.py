@@ -66,7 +66,14 @@ class Reader:
         Path("prompts.txt").write_text("a fox\n")
         model = str(self.tiny_pipeline("sd15"))
         config = CalibrateConfig(
-            "gains.json", model=model, prompt_file="prompts.txt", guidance_scale=5, num_seeds=4, iterations=1, rank=1
+            "gains.json",
+            model=model,
+            prompt_file="prompts.txt",
+            guidance_scale=5,
+            num_seeds=4,
+            teacher_steps=16,
+            iterations=1,
+            rank=1,
         )
         calibrate(config)
         return self.pipe()
