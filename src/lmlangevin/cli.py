@@ -23,6 +23,7 @@ from lmlangevin.commands.compbench import compbench
 from lmlangevin.commands.fid import fid
 from lmlangevin.commands.generate import generate
 from lmlangevin.commands.info import info
+from lmlangevin.commands.plot import plot
 from lmlangevin.commands.reproduce import reproduce
 
 USER_MISTAKE = 2
@@ -83,6 +84,7 @@ def cli(context: click.Context) -> None:
     lml reproduce                        the paper's experiments, as presets
     lml compbench --help                 T2I-CompBench: layout, BLIP-VQA, paired differences
     lml app                              a page that shows both side by side
+    lml plot RUN...                      images of equal seeds, differences, quality curves
     lml info                             schedulers, gains, models, versions
     """  # noqa: D301  (click knows the character itself, not the two of a raw string)
     if context.invoked_subcommand is None:
@@ -96,6 +98,7 @@ cli.add_command(compbench)
 cli.add_command(fid)
 cli.add_command(generate)
 cli.add_command(info)
+cli.add_command(plot)
 cli.add_command(reproduce)
 
 
