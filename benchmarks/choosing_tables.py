@@ -78,7 +78,7 @@ def choosing_sampler_table() -> str:
     header = ["sampler", "its default grid", "preset gain", "preset: RMSE", "FD", "adaptive: RMSE", "FD"]
     note = (
         "The network, 8 evaluations, with the control over without it on the same seeds. Presets: 3 blocks of 1000 "
-        "images; adaptive: 5 blocks of 96."
+        "images; adaptive: 5 blocks of 96. A sampler that draws noise has no RMSE, and no adaptive control."
     )
     return "\n".join([markdown(header, rows), "", note, "", "Made by `lml bench --suite paper` and `--suite control`."])
 
