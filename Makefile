@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-browser docs lint clean
+.PHONY: demo test test-browser docs dist lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,15 @@ test-browser: $(STAMP)
 # The documentation: open build/site/index.html. Warnings are errors.
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Wheel and sdist in dist/, checked; then installed into a fresh environment that generates images without a network.
+dist:
+	$(PYTHON) -m venv build/release
+	build/release/bin/pip install --quiet --disable-pip-version-check 'build>=1.2' 'twine>=6.1'
+	rm -rf dist
+	build/release/bin/pyproject-build --outdir dist
+	build/release/bin/twine check --strict dist/*
+	build/release/bin/python tools/check_release.py dist
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
