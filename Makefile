@@ -26,7 +26,7 @@ test-browser: $(STAMP)
 
 # The documentation: open build/site/index.html. Warnings are errors.
 docs: $(STAMP)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Wheel and sdist in dist/, checked; then installed into a fresh environment that generates images without a network.
 dist:
