@@ -18,23 +18,36 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image, ImageOps
 
 ROOT = Path(__file__).parents[2]
 SHOTS = Path(os.environ.get("LML_SCREENSHOTS", ROOT / "build" / "browser"))
 WINDOW: Any = {"width": 1280, "height": 900}
 PATIENCE = 120_000
 """Milliseconds that a run may take on a busy machine."""
+GUARD = """
+import sys
+
+def look(event, args):
+    host = args[0] if event == "socket.getaddrinfo" else args[1] if event == "socket.connect" else None
+    host = host[0] if isinstance(host, tuple) else host
+    if host not in (None, "127.0.0.1", "localhost") and not str(host).startswith("/"):
+        print("Outside:", event, host, file=sys.stderr)
+
+sys.addaudithook(look)
+"""
+"""What a server's Python starts with: whatever it asks of other machines comes into its log."""
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A Chromium; where none is installed the tests that need it are skipped."""
+    """A Chromium. Without one the tests that were asked for fail; `make test-browser` installs it."""
     names = ("chromium", "chromium-browser", "google-chrome")
     found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        pytest.skip(f"none of {', '.join(names)} is installed; make test-browser installs one")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make test-browser")
-    with playwright.sync_playwright() as driver:
+    assert found is not None, f"none of {', '.join(names)} is installed; make test-browser installs one"
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
         driver.selectors.set_test_id_attribute("id")
         # Root, as in a container, may not use the sandbox.
         chromium = driver.chromium.launch(executable_path=found, args=["--no-sandbox"] if os.getuid() == 0 else [])
@@ -51,11 +64,14 @@ class Server:
     """
 
     def __init__(self, temporary: Path, command: list[str], port: int, **environment: str) -> None:
-        pytest.importorskip("gradio", reason="gradio is not installed: make test-browser")
         self.temporary = temporary
         self.address = f"http://127.0.0.1:{port}/"
         self._log = temporary.with_suffix(".log")
-        given = os.environ | {"TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"} | environment
+        guard = temporary.with_suffix(".guard")
+        guard.mkdir()
+        (guard / "sitecustomize.py").write_text(GUARD, encoding="utf-8")
+        paths = os.pathsep.join(filter(None, (str(guard), os.environ.get("PYTHONPATH"))))
+        given = os.environ | {"TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1", "PYTHONPATH": paths} | environment
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, *command], stdout=log, stderr=log, env=given, cwd=temporary
@@ -103,7 +119,7 @@ def _serving(temporary: Path, command: list[str], port: int, **environment: str)
     finally:
         code = served.end()
     assert code == 0, served.log
-    assert not re.search("Traceback|Warning|Error", served.log), served.log
+    assert not re.search("Traceback|Warning|Error|Outside", served.log), served.log
     assert list(temporary.iterdir()) == []
 
 
@@ -205,7 +221,9 @@ class Visitor:
         """Keep a picture of the page."""
         SHOTS.mkdir(parents=True, exist_ok=True)
         self.page.wait_for_timeout(500)  # buttons fade
-        self.page.screenshot(path=SHOTS / f"{name}.png", full_page=name.endswith("phone"))
+        shot = Image.open(io.BytesIO(self.page.screenshot(full_page=name == "phone")))
+        # Seven bits a colour: the eye sees no difference, and a file for the documentation is a sixth smaller.
+        ImageOps.posterize(shot.convert("RGB"), 7).save(SHOTS / f"{name}.png", optimize=True)
 
     def leave(self) -> None:
         """Close the page, which must have asked for nothing from elsewhere and met no error."""
@@ -216,7 +234,7 @@ class Visitor:
 
 @pytest.fixture
 def visit(browser: Any, server: Server, until: Callable[[Callable[[], bool]], None]) -> Iterator[Callable[[], Visitor]]:
-    """Return what makes a new visitor of `lml app`. Afterwards no run may be left, and no browser may have complained."""
+    """Return what makes a visitor of `lml app`. Afterwards no run may be left, and no browser may have complained."""
     visitors: list[Visitor] = []
 
     def come() -> Visitor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +21,6 @@ import gradio as gr
 from lmlangevin.app.page import NO_SCRIPT, _Page
 from lmlangevin.app.runs import Run, Sessions
 from lmlangevin.app.settings import Form, Offer
-
-NOTHING = [(gr.skip(),) * 5]
-"""What leaves the page as it is. A generator that yields nothing would empty it."""
 
 QUICK = {"model": "analytic-cifar10", "steps": 2, "images": 3}
 
@@ -42,10 +40,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def built() -> _Page:
+    return _build(Offer(queue=1), Sessions())
+
+
 @pytest.fixture
-def page(home: Path) -> Iterator[_Page]:
+def page(built: _Page, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Page]:
+    """The page with no visitors; it keeps nothing else."""
     sessions = Sessions()
-    yield _build(Offer(queue=1), sessions)
+    monkeypatch.setattr(built, "_sessions", sessions)
+    yield built
     sessions.close()
 
 
@@ -53,70 +58,88 @@ def _visitor(name: str) -> Any:
     return SimpleNamespace(session_hash=name)
 
 
-def _ask(page: _Page, visitor: str, **fields: Any) -> tuple[Any, ...]:
-    return page.ask(_visitor(visitor), *vars(Form(**(QUICK | fields))).values())
+OUTPUTS = ("status", "pictures", "plot", "script", "download", "generate", "cancel")
+
+
+def _go(page: _Page, visitor: str, **fields: Any) -> Iterator[dict[str, Any]]:
+    """Press Generate, and yield what the page is told to change."""
+    for update in page.go(_visitor(visitor), *vars(Form(**(QUICK | fields))).values()):
+        named = dict(zip(OUTPUTS, update, strict=True))
+        yield {name: value for name, value in named.items() if value != gr.skip()}
 
 
 def _folders(home: Path) -> list[str]:
     return [path.name for path in home.iterdir() if path.name.startswith("lml-app-")]
 
 
-def test_a_run_from_asking_to_the_download(page: _Page, home: Path) -> None:
-    status, script, download, generate, cancel = _ask(page, "a", seed=9, control="gain")
-    assert "Waiting" in status and script == NO_SCRIPT
-    assert (download["value"], download["interactive"]) == (None, False)
-    assert (generate["interactive"], cancel["interactive"]) == (False, True)
+def test_a_run_from_the_button_to_the_download(page: _Page, home: Path) -> None:
     shown = []
-    for update in page.go(_visitor("a")):
+    manifest: dict[str, Any] = {}
+    for update in _go(page, "a", seed=9, control="gain"):
         shown.append(update)
-        bundle = update[4].get("value")
-        if bundle is not None:  # gradio copies it now; afterwards it is gone
-            with zipfile.ZipFile(bundle) as archive:
+        if update.get("download", {}).get("value") is not None:  # gradio copies it now; afterwards it is gone
+            with zipfile.ZipFile(update["download"]["value"]) as archive:
                 manifest = json.loads(archive.read("manifest.json"))
     assert [image["seed"] for image in manifest["images"]] == [9, 10, 11]
-    status, pictures, plot, script, download = shown[-1]
-    assert "Done: 3 images each" in status
-    assert "seed=9" in script
-    assert "<svg" in plot
-    assert download["interactive"]
-    drawn = [update[1] for update in shown if "plain" in update[1]]
-    # Sent where something is new, and only there.
-    assert len({(pictures["plain"], pictures["lml"]) for pictures in drawn}) == len(drawn) > 1
-    assert drawn[-1]["plain"] != drawn[-1]["lml"]
+    first, last = shown[0], shown[-1]
+    assert "Starting" in first["status"] and first["script"] == NO_SCRIPT
+    assert (first["download"]["value"], first["download"]["interactive"]) == (None, False)
+    assert (first["generate"]["interactive"], first["cancel"]["interactive"]) == (False, True)
+    assert "Done: 3 images each" in last["status"] and "seed=9" in last["script"] and last["download"]["interactive"]
+    assert [update["interactive"] for update in page.rest()] == [True, False]
+    for name in ("pictures", "plot"):  # sent where something is new, and only there
+        sent = [json.dumps(update[name]) for update in shown if name in update]
+        assert len(set(sent)) == len(sent) > 1, name
+    pictures = [update["pictures"] for update in shown if "pictures" in update]
+    assert pictures[0]["plain"] == pictures[0]["lml"]  # both grey: nothing is left of an earlier run
+    assert pictures[-1]["plain"] != pictures[-1]["lml"]
     assert _folders(home) == []
 
 
-def test_a_mistake_is_shown_and_no_run_is_left_from_before(page: _Page, home: Path) -> None:
-    _ask(page, "a")
-    status, *_, generate, cancel = _ask(page, "a", seed=-1)
-    assert 'role="alert"' in status and "First seed is -1" in status
-    assert (generate["interactive"], cancel["interactive"]) == (True, False)
-    assert list(page.go(_visitor("a"))) == NOTHING
+def test_a_mistake_is_shown_and_changes_nothing_else(page: _Page, home: Path) -> None:
+    [update] = _go(page, "a", seed=-1)
+    assert list(update) == ["status"]
+    assert 'role="alert"' in update["status"] and "First seed is -1" in update["status"]
+    [update] = _go(page, "a", model="../../etc")
+    assert "is not offered here" in update["status"]
     assert _folders(home) == []
 
 
 def test_visitors_do_not_meet(page: _Page) -> None:
-    _ask(page, "a", seed=1)
-    _ask(page, "b", seed=2)
+    first, second = _go(page, "a", seed=1), _go(page, "b", seed=2)
+    next(first)
+    next(second)
     page.stop(_visitor("b"))
-    assert "Stopped" in list(page.go(_visitor("b")))[-1][0]
-    last = list(page.go(_visitor("a")))[-1]
-    assert "seed=1" in last[3]
-    assert list(page.go(_visitor("c"))) == NOTHING
-    assert "Stopped" in page.stop(_visitor("c"))[0]
+    assert "Stopped" in list(second)[-1]["status"]
+    assert "seed=1" in list(first)[-1]["script"]
+    assert "Stopped" in page.stop(_visitor("c"))[0]  # who has no run stops none
+
+
+def test_a_visitor_who_waits_is_told_how_many_are_ahead(page: _Page) -> None:
+    with page._slot.taken(threading.Event(), lambda ahead: None):
+        waiting = _go(page, "a")
+        while "One run is ahead of yours." not in next(waiting)["status"]:
+            pass
+    assert "Done" in list(waiting)[-1]["status"]
 
 
 def test_a_visitor_who_leaves_is_forgotten(page: _Page, home: Path) -> None:
-    _ask(page, "a")
+    going = _go(page, "a")
+    next(going)
     assert len(_folders(home)) == 1
     page.leave(_visitor("a"))
     assert _folders(home) == []
+    assert page._sessions.run_of("a") is None
 
 
-def test_too_many_visitors_are_told(page: _Page) -> None:
-    _ask(page, "a")
-    _ask(page, "b")
-    assert "2 runs go on or wait already" in _ask(page, "c")[0]
+def test_too_many_visitors_are_told_and_a_place_is_free_when_one_has_gone(page: _Page) -> None:
+    held = [_go(page, visitor) for visitor in "ab"]
+    for going in held:
+        next(going)
+    [update] = _go(page, "c")
+    assert "2 runs go on or wait already" in update["status"]
+    held[0].close()
+    assert "Starting" in next(_go(page, "c"))["status"]
 
 
 def test_a_defect_is_told_without_its_details_and_logged(
@@ -127,9 +150,8 @@ def test_a_defect_is_told_without_its_details_and_logged(
         yield
 
     monkeypatch.setattr(Run, "watch", broken)
-    _ask(page, "a")
-    [update] = page.go(_visitor("a"))
-    assert "ZeroDivisionError" in update[0] and "secret" not in update[0]
+    *_, update = _go(page, "a")
+    assert "ZeroDivisionError" in update["status"] and "secret" not in update["status"]
     assert "a secret of the server" in caplog.text
 
 
@@ -138,6 +160,7 @@ def test_the_form_fits_the_model(page: _Page) -> None:
     assert conditions["visible"] and scheduler["value"] == "own" and images["value"] == 1
     conditions, scheduler, images = page.choose_model("embedded", "flow-euler")
     assert not conditions["visible"] and scheduler["value"] == "ddim" and "value" not in images
+    assert page.choose_model("embedded", "own")[2]["value"] == 64  # back from a pipeline, which gets one
     assert page.choose_model("analytic-cifar10", "flow-euler")[1]["value"] == "flow-euler"
     assert page.choose_model(None, "ddim")[1]["value"] == "own"
     assert page.choose_scheduler("ddim", "karras")["value"] == "own"
@@ -148,11 +171,12 @@ def test_the_form_fits_the_model(page: _Page) -> None:
     assert not gain["visible"] and not any(update["interactive"] for update in closed)
 
 
-def test_nothing_can_be_called_but_by_the_page_and_runs_wait_for_each_other(page: _Page) -> None:
+def test_everything_that_a_browser_sends_is_checked_here_and_the_queue_has_a_limit(page: _Page) -> None:
     for function in page.blocks.fns.values():
         assert function.api_visibility == "private", function.name
+        assert function.name == "leave" or not function.preprocess, function.name
     [run] = [function for function in page.blocks.fns.values() if function.name == "go"]
-    assert run.concurrency_limit == 1
+    assert run.concurrency_limit == 3  # one that runs, one that waits, one that is told that there are too many
     assert page.blocks._queue.max_size == 1
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import runpy
+import shutil
 import tempfile
 import threading
 import time
@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from lmlangevin.app import runs as runs_module
 from lmlangevin.app.runs import SHOWN, Finished, Run, Sessions, Slot, Snapshot, StoppedError
@@ -114,7 +116,7 @@ def test_what_is_shown_while_it_goes_on_is_what_is_finished(home: Path, monkeypa
 
 
 def test_the_bundle_holds_the_images_the_manifest_and_a_script_that_makes_them_again(
-    home: Path, tmp_path: Path
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = _run(model="embedded", steps=3, images=3, seed=41, scheduler="dpmpp-2m", grid="karras", control="gain")
     _, last = _all(run)
@@ -126,9 +128,8 @@ def test_the_bundle_holds_the_images_the_manifest_and_a_script_that_makes_them_a
     assert names == images | {"manifest.json", "grid.png", "compare.png", "repeat.py"}
     assert (work / "repeat.py").read_text(encoding="utf-8") == last.script
     assert len(last.script.splitlines()) == 5
-    code = "import torch\ntorch.set_num_threads(1)\n" + last.script
-    done = subprocess.run([sys.executable, "-c", code], cwd=work, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(work)
+    runpy.run_path("repeat.py")  # in a process of its own: test_browser.py
     for index, name in enumerate(sorted(images)):
         shown = np.asarray(read_png((work / name).read_bytes()))
         assert np.array_equal(np.asarray(read_png((work / "lml-images" / name).read_bytes())), shown)
@@ -164,19 +165,56 @@ def test_whoever_leaves_off_listening_stops_the_run(home: Path, monkeypatch: pyt
     _wait_for(lambda: _left(home) == [])
 
 
+def test_a_run_is_stopped_within_a_batch(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    original = Run._look
+
+    def look(run: Run, network: Any) -> None:
+        looks.append(type(network).__name__)
+        if len(looks) == 3:
+            run.stop()
+        original(run, network)
+
+    monkeypatch.setattr(Run, "_look", look)
+    with pytest.raises(StoppedError):
+        for _ in _run(images=4, steps=20).watch():
+            pass
+    assert looks == ["AnalyticModel"] * 3
+    assert _left(home) == []
+
+
+def test_progress_is_told_within_a_batch(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Snapshot] = []
+    original = Run._tell
+
+    def tell(run: Run, snapshot: Snapshot) -> None:
+        told.append(snapshot)
+        original(run, snapshot)
+
+    monkeypatch.setattr(Run, "_tell", tell)
+    monkeypatch.setattr(runs_module, "_PATIENCE", -1.0)
+    _all(_run(images=6, steps=4))  # batches of 4 and of 2
+    plain = [(snapshot.done, snapshot.begun) for snapshot in told if snapshot.stage == "plain"]
+    first, second = [1.0, 2.0, 3.0, 4.0], [0.5, 1.0, 1.5, 2.0]
+    assert plain == [(0, 0), *((0, n) for n in first), (4, 0), *((4, n) for n in second), (6, 0)]
+    shares = [snapshot.share for snapshot in told]
+    assert shares == sorted(shares)
+
+
 def test_a_run_that_takes_too_long_is_ended_with_a_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(runs_module.time, "monotonic", lambda: now[0])
-    original = Run._progress
+    original = Run._look
 
-    def progress(run: Run, name: str, done: int, count: int) -> None:
+    def look(run: Run, network: Any) -> None:
         now[0] += 40
-        original(run, name, done, count)
+        original(run, network)
 
-    monkeypatch.setattr(Run, "_progress", progress)
+    monkeypatch.setattr(Run, "_look", look)
     with pytest.raises(LMLError, match="longer than the 60 s that one may take here; ask for fewer images or steps"):
         for _ in _run(offer=Offer(max_seconds=60)).watch():
             pass
+    assert now[0] == 180
     assert _left(home) == []
 
 
@@ -193,6 +231,36 @@ def test_what_the_job_refuses_later_is_raised_where_it_is_watched(home: Path) ->
     run = _run(offer=offer, model="owner/absent", scheduler="own", grid="own", images=1)
     with pytest.raises(LMLError, match="cannot be loaded"):
         for _ in run.watch():
+            pass
+    assert _left(home) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ("../../etc", "holds no model_index.json"),
+        ("/etc/passwd", "is unknown"),
+        ("~/pipeline", "is unknown"),
+        ("file:///etc", "is unknown"),
+        ("a\0b", "is unknown"),
+    ],
+)
+def test_a_name_that_is_no_pipeline_is_refused_where_any_may_be_given(model: str, sentence: str, home: Path) -> None:
+    with pytest.raises(LMLError, match=sentence):
+        for _ in _run(offer=Offer(any_model=True), model=model, scheduler="own", grid="own", images=1).watch():
+            pass
+    assert _left(home) == []
+
+
+def test_weights_that_are_pickled_are_not_loaded(home: Path, text_pipeline: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(text_pipeline, folder)
+    [weights] = (folder / "unet").glob("*.safetensors")
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    fields = {"model": str(folder), "scheduler": "own", "grid": "own", "images": 1}
+    with pytest.raises(LMLError, match="safetensors"):
+        for _ in _run(offer=Offer(any_model=True), **fields).watch():
             pass
     assert _left(home) == []
 
@@ -220,23 +288,49 @@ def test_a_local_pipeline_runs_with_its_prompt(home: Path, text_pipeline: Path) 
     run.remove()
 
 
+def _unheard(ahead: int) -> None:
+    del ahead
+
+
 def test_one_run_at_a_time_and_a_stopped_one_gives_its_place_back(home: Path) -> None:
     slot = Slot()
     never, stopped = threading.Event(), threading.Event()
     stopped.set()
-    with slot.taken(never):
+    with slot.taken(never, _unheard):
         run = _run(slot)
         watched = run.watch()
-        assert next(watched) == Snapshot("wait", 0, 8)
+        seen = [next(watched)]
+        while seen[-1] != Snapshot("wait", 0, 8, ahead=1):
+            seen.append(next(watched))
         run.stop()
         with pytest.raises(StoppedError):
             next(watched)
-        with pytest.raises(StoppedError), slot.taken(stopped):
+        with pytest.raises(StoppedError), slot.taken(stopped, _unheard):
             pass
-    with pytest.raises(KeyError), slot.taken(never):
+    with pytest.raises(KeyError), slot.taken(never, _unheard):
         raise KeyError
-    with slot.taken(never):
+    with slot.taken(never, _unheard):
         pass
+
+
+def test_runs_take_the_place_in_turn() -> None:
+    slot, never = Slot(), threading.Event()
+    turns: list[str] = []
+    told: dict[str, list[int]] = {"a": [], "b": []}
+
+    def take(name: str) -> None:
+        with slot.taken(never, told[name].append):
+            turns.append(name)
+
+    threads = [threading.Thread(target=take, args=(name,)) for name in told]
+    with slot.taken(never, _unheard):
+        for place, thread in enumerate(threads, start=1):
+            thread.start()
+            _wait_for(lambda place=place: told["ab"[place - 1]] == [place])
+    for thread in threads:
+        thread.join(60)
+    assert turns == ["a", "b"]
+    assert told["a"] == [1] and told["b"][0] == 2
 
 
 def test_the_distance_of_a_small_batch_is_measured_and_of_a_smaller_one_not(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import runpy
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -185,3 +187,28 @@ def test_the_space_lets_strangers_name_no_model_and_keeps_the_limits_of_its_card
     text = (SPACE / "README.md").read_text(encoding="utf-8")
     assert f"{offer.max_steps} steps, {offer.max_images} images, {offer.max_seconds / 60:.0f} minutes" in text
     assert f"{offer.queue} that wait" in text
+
+
+def test_the_space_builds_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gradio = pytest.importorskip("gradio", reason="gradio is not installed: pip install -c constraints.txt -e '.[app]'")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "replaced")
+    launched: list[tuple[Any, dict[str, Any]]] = []
+
+    def launch(page: Any, **options: Any) -> tuple[None, str, None]:
+        launched.append((page, options))
+        os.kill(os.getpid(), signal.SIGTERM)
+        return None, "http://127.0.0.1:1/", None
+
+    monkeypatch.setattr(gradio.Blocks, "launch", launch)
+
+    async def start() -> None:  # gradio makes a loop where it finds none, and closes none
+        runpy.run_path(str(SPACE / _card()["app_file"]), run_name="__main__")
+
+    asyncio.run(start())
+    [(page, options)] = launched
+    assert (options["server_name"], options["share"], page.analytics_enabled) == (None, False, False)
+    [models] = [part["props"] for part in page.config["components"] if part["props"].get("elem_id") == "lml-model"]
+    assert [name for name, _ in models["choices"]] == ["embedded", "analytic-cifar10"]
+    assert models["allow_custom_value"] is False
+    assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,7 @@ from PIL import Image
 
 from lmlangevin.app import words
 from lmlangevin.app.pictures import picture_values
-from lmlangevin.app.plot import correction_svg
+from lmlangevin.app.plot import correction_html
 from lmlangevin.app.runs import Finished, Snapshot
 from lmlangevin.generation.images import read_png
 
@@ -42,7 +42,9 @@ def test_nothing_that_a_visitor_wrote_becomes_html() -> None:
 def test_progress_is_told_with_a_bar() -> None:
     said = words.going(Snapshot("lml", 4, 16))
     assert "4 of 16 images" in said and 'value="0.625"' in said
+    assert 'value="0.688"' in words.going(Snapshot("lml", 4, 16, begun=2.0))
     assert "images" not in words.going(Snapshot("load", 0, 16))
+    assert "3 runs are ahead of yours." in words.going(Snapshot("wait", 0, 16, ahead=3))
 
 
 def _finished(
@@ -76,7 +78,8 @@ def _finished(
 def test_a_finished_run_is_told_with_both_distances_and_what_they_are_worth() -> None:
     said = words.done(_finished(3.2, 2.88))
     assert "3.200" in said and "2.880" in said
-    assert "10% lower" in said and "512 images or more decide" in said
+    assert "the CIFAR-10 training set is 10% lower" in said and "Fewer than 512 images raise both" in said
+    assert "own exact samples is 10% lower" in words.done(_finished(3.2, 2.88, model="analytic-cifar10"))
     assert "gain 0.7 (preset)" in said
     assert "Give Gain to try &lt;one&gt;." in said and "needs" not in said
     assert "25% higher" in words.done(_finished(2.0, 2.5))
@@ -102,21 +105,21 @@ def _numbers(svg: str) -> list[str]:
 
 def test_the_plot_shows_the_angle_in_degrees_and_each_gain() -> None:
     steps = [{"angle": 0.0, "gain": [0.0]}, {"angle": np.pi / 4, "gain": [0.5, -0.25]}]
-    svg = correction_svg([900.0, 400.0], steps)
+    svg = correction_html([900.0, 400.0], steps)
     said = _numbers(svg)
     assert {"angle of the correction, degrees", "gain", "time step"} <= {text.strip() for text in said}
-    assert any("2 steps before" in text for text in said)
+    assert any("2 steps back" in text for text in said)
     top = max(
         float(text.replace("\u2212", "-")) for text in said if re.fullmatch(r"[\u2212-]?\d+(\.\d+)?", text.strip())
     )
     assert top == 1000  # the time axis
     assert "40" in [text.strip() for text in said]  # the degrees reach 45
-    assert not svg.startswith("<?xml")
-    assert len(_numbers(correction_svg([900.0, 400.0], [{"angle": 0.1, "gain": [0.2]}]))) < len(said)
+    assert "<?xml" not in svg
+    assert len(_numbers(correction_html([900.0, 400.0], [{"angle": 0.1, "gain": [0.2]}]))) < len(said)
 
 
 def test_the_plot_without_steps_is_empty_axes() -> None:
-    ElementTree.fromstring(correction_svg((), ()))
+    ElementTree.fromstring(correction_html((), ()))
 
 
 def test_pictures_that_are_not_finished_are_grey_and_both_grids_are_of_one_size() -> None:

@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
 
 from lmlangevin.app import words
 from lmlangevin.app.pictures import SCRIPT, TEMPLATE, picture_values
-from lmlangevin.app.plot import correction_svg
+from lmlangevin.app.plot import correction_html
 from lmlangevin.app.runs import Finished, Run, Sessions, Slot, Snapshot, StoppedError
 from lmlangevin.app.settings import (
     AUTOMATIC,
@@ -135,14 +135,14 @@ class _Page:
         with gr.Row():
             self.generate = gr.Button("Generate", variant="primary", min_width=110, elem_id="lml-generate")
             self.cancel = gr.Button("Cancel", interactive=False, min_width=110, elem_id="lml-cancel")
-        self.download = gr.DownloadButton("Download all", interactive=False, elem_id="lml-download")
+        self.download = gr.DownloadButton("Download all (zip)", interactive=False, elem_id="lml-download")
 
     def _results(self) -> None:
         self.status = gr.HTML(words.idle(), elem_id="lml-status", padding=False)
         self.pictures = gr.HTML(
             picture_values(None), html_template=TEMPLATE, js_on_load=SCRIPT, elem_id="lml-pictures", padding=False
         )
-        self.plot = gr.HTML(correction_svg((), ()), elem_id="lml-plot", padding=False)
+        self.plot = gr.HTML(correction_html((), ()), elem_id="lml-plot", padding=False)
         self.script = gr.Code(
             NO_SCRIPT,
             label="The same images in Python",
@@ -161,24 +161,22 @@ class _Page:
             self.model, self.prompt, self.guidance, self.side, self.scheduler, self.grid, self.steps, self.control,
             self.gain, self.images, self.seed,
         ]  # fmt: skip
-        buttons = [self.generate, self.cancel]
-        shown = [self.status, self.pictures, self.plot, self.script, self.download]
-        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        shown = [self.status, self.pictures, self.plot, self.script, self.download, self.generate, self.cancel]
+        # What comes from a browser is checked here, by `read_form`, and not by the components, which do it otherwise
+        # each, and log a traceback where somebody goes round the page.
+        common: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
+        quick: dict[str, Any] = common | {"queue": False}
         self.model.change(self.choose_model, [self.model, self.scheduler], self._of_model(), **quick)
         self.scheduler.change(self.choose_scheduler, [self.scheduler, self.grid], [self.grid], **quick)
         self.control.change(self.choose_control, [self.control], [self.gain, self.scheduler, self.grid], **quick)
-        asked = self.generate.click(self.ask, fields, [self.status, self.script, self.download, *buttons], **quick)
-        going = asked.success(
-            self.go,
-            None,
-            shown,
-            show_progress="hidden",
-            api_visibility="private",
-            concurrency_limit=1,
-            concurrency_id="lml-run",
+        # Runs wait in the line of the `Slot`, which tells them how many are ahead, and not in gradio's queue. What goes
+        # beyond the offer is refused by `Sessions` in a sentence; gradio's bound is for whoever outruns that.
+        most = self._offer.queue + 1
+        going = self.generate.click(
+            self.go, fields, shown, concurrency_limit=most + 1, concurrency_id="lml-run", **common
         )
-        going.then(self.rest, None, buttons, **quick)
-        self.cancel.click(self.stop, None, [self.status, *buttons], cancels=[going], **quick)
+        going.then(self.rest, None, [self.generate, self.cancel], **quick)
+        self.cancel.click(self.stop, None, [self.status, self.generate, self.cancel], cancels=[going], **quick)
         self.blocks.unload(self.leave)
         self.blocks.queue(max_size=self._offer.queue, default_concurrency_limit=4, api_open=False)
 
@@ -186,13 +184,18 @@ class _Page:
         return [self.conditions, self.scheduler, self.images]
 
     def choose_model(self, model: Any, scheduler: Any) -> tuple[Any, Any, Any]:
-        """Fit the form to a model: prompts for pipelines, samplers that it can be sampled with."""
+        """Fit the form to a model: prompts and few images for pipelines, samplers that it can be sampled with."""
         name = str(model or "")
+        built_in = name in BUILT_IN
         choices = scheduler_choices(name)
         names = [choice for _, choice in choices]
-        kept = scheduler if scheduler in names and (name in BUILT_IN or scheduler == OWN) else names[0]
-        images = gr.update() if name in BUILT_IN else gr.update(value=1)
-        return gr.update(visible=name not in BUILT_IN), gr.update(choices=choices, value=kept), images
+        kept = scheduler if scheduler in names and (built_in or scheduler == OWN) else names[0]
+        images = gr.update()
+        if not built_in:
+            images = gr.update(value=1)
+        elif scheduler == OWN:  # back from a pipeline
+            images = gr.update(value=min(Form().images, self._offer.images_of(name)))
+        return gr.update(visible=not built_in), gr.update(choices=choices, value=kept), images
 
     def choose_scheduler(self, scheduler: Any, grid: Any) -> Any:
         """Fit the time grids to a sampler."""
@@ -204,42 +207,40 @@ class _Page:
         own = gr.update(interactive=control != CALIBRATED)
         return gr.update(visible=control == GAIN), own, own
 
-    def ask(self, request: gr.Request, *values: Any) -> tuple[Any, ...]:
-        """Check the form, and remember the run that it asks for."""
+    def go(self, request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
+        """Do the run that a visitor's form asks for, and show how it goes."""
         visitor = str(request.session_hash)
         try:
             run = Run(read_form(Form(*values), self._offer), self._offer, self._slot)
             self._sessions.begin(visitor, run, most=self._offer.queue + 1)
         except LMLError as error:
-            # Without a run of the visitor `go` knows that there is nothing to do.
-            self._sessions.leave(visitor)
-            return words.failed(str(error)), gr.skip(), gr.skip(), *_buttons(busy=False)
-        return words.queued(), NO_SCRIPT, gr.update(value=None, interactive=False), *_buttons(busy=True)
-
-    def go(self, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        """Do the visitor's run, and show how it goes."""
-        run = self._sessions.run_of(str(request.session_hash))
-        if run is None:
-            yield (gr.skip(),) * 5  # gradio empties what a generator ends without
+            yield _show(status=words.failed(str(error)))
             return
-        drawn = -1
+        pictures = plotted = -1
         try:
+            generate, cancel = _buttons(busy=True)
+            no_file = gr.update(value=None, interactive=False)
+            yield _show(status=words.starting(), script=NO_SCRIPT, download=no_file, generate=generate, cancel=cancel)
             for news in run.watch():
-                snapshot = news.last if isinstance(news, Finished) else news
-                count = sum(map(len, snapshot.pictures.values()))
-                pictures, drawn = gr.skip() if count == drawn else picture_values(snapshot), count
+                last = news.last if isinstance(news, Finished) else news
+                changes: dict[str, Any] = {}
+                # Pictures and plots are large, so they are sent where they are new.
+                if (count := sum(map(len, last.pictures.values()))) != pictures:
+                    changes["pictures"], pictures = picture_values(last), count
+                if (mark := _plot_mark(last)) != plotted:
+                    changes["plot"], plotted = correction_html(last.timesteps, last.corrections), mark
                 if isinstance(news, Finished):
                     bundle = gr.update(value=str(news.bundle), interactive=True)
-                    yield words.done(news), pictures, _plot(snapshot), news.script, bundle
+                    yield _show(status=words.done(news), script=news.script, download=bundle, **changes)
                 else:
-                    yield words.going(news), pictures, _plot(snapshot), gr.skip(), gr.skip()
+                    yield _show(status=words.going(news), **changes)
         except StoppedError:
-            yield words.stopped(), *[gr.skip()] * 4
+            yield _show(status=words.stopped())
         except LMLError as error:
-            yield words.failed(str(error)), *[gr.skip()] * 4
+            yield _show(status=words.failed(str(error)))
         except Exception as error:  # a defect, or a library's: the page goes on for the others
             logger.exception("A run of the page broke.")
-            yield words.broken(type(error).__name__), *[gr.skip()] * 4
+            yield _show(status=words.broken(type(error).__name__))
         finally:
             run.stop()
             run.remove()  # gradio has copied the bundle by now
@@ -264,7 +265,12 @@ def _buttons(*, busy: bool) -> tuple[Any, Any]:
     return gr.update(interactive=not busy), gr.update(interactive=busy)
 
 
-def _plot(snapshot: Snapshot) -> Any:
-    if snapshot.stage == "plain" and snapshot.done:
-        return gr.skip()  # the axes are empty until LML's turn
-    return correction_svg(snapshot.timesteps, snapshot.corrections)
+def _show(**changes: Any) -> tuple[Any, ...]:
+    """Return an update of what a run shows, in the order of its outputs; what is not named stays as it is."""
+    order = ("status", "pictures", "plot", "script", "download", "generate", "cancel")
+    return tuple(changes.get(name, gr.skip()) for name in order)
+
+
+def _plot_mark(last: Snapshot) -> int:
+    """Return what changes where there is something new to plot: of how many images with LML it is the average."""
+    return len(last.corrections) and (last.count if last.stage == "finish" else last.done)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmlangevin.core.errors import LMLError
 
-SIZE = (9.0, 1.95)
-"""Width and height in inches, which give the picture its proportions."""
+SIZE = (4.5, 1.95)
+"""Width and height in inches of each of the two, which give it its proportions."""
 
 _INK, _FAINT = "#30343b", "#d9dce1"
 _COLOURS = ("#b03010", "#2a6fb0", "#6a8f2b", "#8a5aa8")
 
+Line = tuple[str, Sequence[float]]
 
-def correction_svg(timesteps: Sequence[float], corrections: Sequence[Mapping[str, Any]]) -> str:
+
+def correction_html(timesteps: Sequence[float], corrections: Sequence[Mapping[str, Any]]) -> str:
     """Draw what LML did at each step: the angle, and the gain of each previous prediction, against the time step.
 
     Args:
@@ -25,11 +28,21 @@ def correction_svg(timesteps: Sequence[float], corrections: Sequence[Mapping[str
             manifest has them; means over images.
 
     Returns:
-        An SVG picture, as wide as what it is put into. Time runs from left to right, noise to image.
+        Two SVG pictures in one element, beside each other where there is room. Time runs from left to right, noise to
+        image.
 
     Raises:
         LMLError: If matplotlib is not installed.
     """
+    steps = list(timesteps)[: len(corrections)]
+    degrees = [math.degrees(step["angle"]) for step in corrections]
+    gains = [(f"{row + 1} step{'s' * (row > 0)} back", values) for row, values in enumerate(_rows(corrections))]
+    drawn = _svg("angle of the correction, degrees", steps, [("", degrees)]) + _svg("gain", steps, gains)
+    return f'<div class="lml-plots">{drawn}</div>'
+
+
+def _svg(title: str, steps: Sequence[float], lines: Sequence[Line]) -> str:
+    """Return one plot; its lines are named where there are several."""
     try:
         import matplotlib
         from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -39,22 +52,18 @@ def correction_svg(timesteps: Sequence[float], corrections: Sequence[Mapping[str
     # A figure of its own: pyplot would keep it, and is not to be used from several threads.
     figure = Figure(figsize=SIZE, layout="constrained")
     FigureCanvasSVG(figure)
-    angle, gain = figure.subplots(1, 2)
-    steps = list(timesteps)[: len(corrections)]
-    degrees = [math.degrees(step["angle"]) for step in corrections]
-    angle.plot(steps, degrees, "o-", color=_COLOURS[0], markersize=4, linewidth=1.6)
-    for row, values in enumerate(_rows(corrections)):
-        label = f"of the prediction {row + 1} step{'s' * (row > 0)} before"
-        gain.plot(steps, values, "o-", color=_COLOURS[row % len(_COLOURS)], markersize=4, linewidth=1.6, label=label)
-    for axes, title in ((angle, "angle of the correction, degrees"), (gain, "gain")):
-        _dress(axes, title, empty=not steps)
-    if len(_rows(corrections)) > 1:
-        gain.legend(fontsize=7.5, frameon=False)
+    axes = figure.subplots()
+    for (label, values), colour in zip(lines, itertools.cycle(_COLOURS)):
+        axes.plot(steps, values, "o-", color=colour, markersize=4, linewidth=1.6, label=label)
+    _dress(axes, title, empty=not steps)
+    if len(lines) > 1:
+        # Beside the title, where no line is.
+        axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=4, borderaxespad=0)
     stream = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
         figure.savefig(stream, format="svg", transparent=True)
     drawn = stream.getvalue()
-    return drawn[drawn.index("<svg") :]
+    return drawn[drawn.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
 
 
 def _rows(corrections: Sequence[Mapping[str, Any]]) -> list[list[float]]:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import queue
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from torch import nn
 
 from lmlangevin.app.bundle import repeat_script, write_bundle
 from lmlangevin.app.distance import has_small_distance, small_distances
+from lmlangevin.app.evaluations import looking_in
 from lmlangevin.app.settings import Offer, Settings
 from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.config import GenerateConfig
@@ -30,6 +34,7 @@ SHOWN = 16
 """Images of each sampler that are shown, at most; the rest is in the download."""
 
 _PATIENCE = 0.2
+"""Seconds: how soon a waiting run notices that it was stopped, and how often progress within a batch is told."""
 
 
 class StoppedError(Exception):
@@ -47,6 +52,8 @@ class Snapshot:
         pictures: For each sampler the finished images, in order, up to `SHOWN`.
         timesteps: Of the sampler with LML, as soon as a batch of it is finished.
         corrections: For each of its steps what LML did, on average over the finished images.
+        begun: How much of the batch that goes on is done, in images.
+        ahead: Runs that come before it, while it waits.
     """
 
     stage: str
@@ -55,12 +62,14 @@ class Snapshot:
     pictures: dict[str, list[Image.Image]] = field(default_factory=dict)
     timesteps: list[float] = field(default_factory=list)
     corrections: list[dict[str, Any]] = field(default_factory=list)
+    begun: float = 0.0
+    ahead: int = 0
 
     @property
     def share(self) -> float:
         """How much of the run is done, from 0 to 1."""
         before = {"plain": 0, "lml": self.count, "finish": 2 * self.count}.get(self.stage, 0)
-        return min(1.0, (before + self.done) / (2 * self.count))
+        return min(1.0, (before + self.done + self.begun) / (2 * self.count))
 
 
 @dataclass(frozen=True)
@@ -87,29 +96,40 @@ class Finished:
 
 
 class Slot:
-    """The place that a run needs: as many runs go on at once as there are places, whatever became of their visitors.
+    """The place that a run needs. Runs take it in turn, and hold it until they have ended, whoever has left by then."""
 
-    Args:
-        places: How many.
-    """
-
-    def __init__(self, places: int = 1) -> None:
-        self._places = threading.Semaphore(places)
+    def __init__(self) -> None:
+        self._line: list[object] = []
+        self._moved = threading.Condition()
 
     @contextlib.contextmanager
-    def taken(self, stop: threading.Event) -> Iterator[None]:
-        """Hold a place while a `with` block runs, waiting for it first.
+    def taken(self, stop: threading.Event, told: Callable[[int], None]) -> Iterator[None]:
+        """Hold the place while a `with` block runs, waiting for it first.
+
+        Args:
+            stop: Set when the run is stopped.
+            told: Told how many runs are ahead, at first and whenever that changes; not where none is.
 
         Raises:
             StoppedError: If the run is stopped while it waits.
         """
-        while not self._places.acquire(timeout=_PATIENCE):
-            if stop.is_set():
-                raise StoppedError
+        ticket, known = object(), 0
+        with self._moved:
+            self._line.append(ticket)
         try:
+            with self._moved:
+                while ahead := self._line.index(ticket):
+                    if stop.is_set():
+                        raise StoppedError
+                    if ahead != known:
+                        told(ahead)
+                        known = ahead
+                    self._moved.wait(_PATIENCE)
             yield
         finally:
-            self._places.release()
+            with self._moved:
+                self._line.remove(ticket)
+                self._moved.notify_all()
 
 
 class Run:
@@ -133,6 +153,8 @@ class Run:
         self._home = Path(tempfile.mkdtemp(prefix="lml-app-"))
         self._deadline = 0.0
         self._last = Snapshot("wait", 0, settings.job["num_images"])
+        self._evaluations: Counter[int] = Counter()
+        self._looked = 0.0
         try:
             self.config = GenerateConfig(out=self._home / "job", **settings.job)
         except BaseException:
@@ -145,7 +167,7 @@ class Run:
         return not self._stop.is_set()
 
     def stop(self) -> None:
-        """End the run after the batch that it is at. It can be called at any time, from any thread, more than once."""
+        """End the run after the evaluation that it is at. Any thread may call it, at any time, more than once."""
         self._stop.set()
 
     def remove(self) -> None:
@@ -181,7 +203,7 @@ class Run:
     def _work(self) -> None:
         try:
             self._told.put(self._last)
-            with self._slot.taken(self._stop):
+            with self._slot.taken(self._stop, self._wait), looking_in(self._look):
                 self._deadline = time.monotonic() + self._limit
                 self._told.put(self._job())
         except Exception as error:  # whoever watches raises it again
@@ -206,8 +228,23 @@ class Run:
         notes = (*self._settings.notes, *result.notes)
         return Finished(self.config.model, last, result, distances, notes, repeat_script(self.config), bundle)
 
+    def _wait(self, ahead: int) -> None:
+        self._tell(dataclasses.replace(self._last, ahead=ahead))
+
+    def _look(self, network: nn.Module) -> None:
+        """Look in before an evaluation: whether the run is to go on, and how far the batch is."""
+        self._check()
+        self._evaluations[id(network)] += 1
+        if self._last.stage in run_names(self.config) and time.monotonic() > self._looked + _PATIENCE:
+            self._looked = time.monotonic()
+            # The denoiser is what is evaluated most. Samplers differ by an evaluation or two from one a step.
+            share = min(1.0, max(self._evaluations.values()) / (self.config.steps or 1))
+            batch = min(self.config.batch_size, self._last.count - self._last.done)
+            self._tell(dataclasses.replace(self._last, begun=batch * share))
+
     def _progress(self, run: str, done: int, count: int) -> None:
         self._check()
+        self._evaluations.clear()
         # The pictures and records of this batch are on disk by now.
         pictures = {name: self._pictures(name) for name in run_names(self.config)}
         totals = self._totals() if run == "lml" and done else None

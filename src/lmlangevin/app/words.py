@@ -13,7 +13,7 @@ from lmlangevin.generation.distance import SMALLEST_COUNT
 from lmlangevin.generation.plan import RunResult
 
 _STAGES = {
-    "wait": "Waiting for another run to end",
+    "wait": "Starting",
     "load": "Loading the model",
     "plain": "Plain sampler",
     "lml": "With LML",
@@ -56,9 +56,9 @@ def idle() -> str:
     return _box("idle", "Ready", "Choose what to sample, and press Generate.")
 
 
-def queued() -> str:
-    """Return what the page says of a run that may have to wait for its turn."""
-    return _box("busy", "Waiting for a free place", "", bar=0.0)
+def starting() -> str:
+    """Return what the page says of a run of which nothing is known yet."""
+    return _box("busy", _STAGES["wait"], "", bar=0.0)
 
 
 def stopped() -> str:
@@ -78,9 +78,11 @@ def broken(kind: str) -> str:
 
 def going(snapshot: Snapshot) -> str:
     """Return what the page says while a run goes on."""
-    stage = _STAGES[snapshot.stage]
+    if snapshot.ahead:
+        line = "One run is" if snapshot.ahead == 1 else f"{snapshot.ahead} runs are"
+        return _box("busy", "Waiting", f"{line} ahead of yours.", bar=0.0)
     count = f"{snapshot.done} of {snapshot.count} images" if snapshot.stage in ("plain", "lml") else ""
-    return _box("busy", stage, count, bar=snapshot.share)
+    return _box("busy", _STAGES[snapshot.stage], count, bar=snapshot.share)
 
 
 def done(finished: Finished) -> str:
@@ -124,9 +126,10 @@ def _distance_words(finished: Finished) -> str:
     plain, lml = finished.distances.get("plain"), finished.distances.get("lml")
     if plain is not None and lml is not None:
         change = f"{abs(lml / plain - 1):.0%} {'lower' if lml < plain else 'higher'}" if plain > 0 else "not comparable"
+        reference = "the CIFAR-10 training set" if finished.model == "embedded" else "the model's own exact samples"
         return (
-            f"With LML the distance to the reference is {change}. So few images raise both distances, and a few "
-            f"percent are chance: {SMALLEST_COUNT} images or more decide."
+            f"With LML the distance to {reference} is {change}. "
+            f"Fewer than {SMALLEST_COUNT} images raise both, and a few percent are chance."
         )
     if finished.model in BUILT_IN:
         return f"A Fréchet distance is measured from {FEWEST} images on."
