@@ -140,8 +140,9 @@ def test_a_run_is_cancelled_and_the_next_one_is_not_held_up(visit: Visit, until:
     assert len(server.runs()) == 1
     visitor.press("cancel")
     visitor.expect("Stopped")
+    until(lambda: visitor.enabled("generate"))
+    assert not visitor.enabled("cancel") and not visitor.enabled("download")
     visitor.shot("cancelled")
-    assert visitor.enabled("generate") and not visitor.enabled("cancel") and not visitor.enabled("download")
     until(lambda: server.runs() == [])
     visitor.fill(images=2, steps=2)
     visitor.press("generate")

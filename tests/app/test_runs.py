@@ -165,6 +165,29 @@ def test_whoever_leaves_off_listening_stops_the_run(home: Path, monkeypatch: pyt
     _wait_for(lambda: _left(home) == [])
 
 
+def test_a_visitor_who_cancels_need_not_wait_for_what_cannot_be_stopped(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loading, loaded = threading.Event(), threading.Event()
+
+    def load(*args: Any) -> None:
+        loading.set()
+        assert loaded.wait(60)
+        raise LMLError("There is no such model.")
+
+    monkeypatch.setattr(runs_module, "generate", load)
+    run = _run()
+    watched = run.watch()
+    next(watched)
+    assert loading.wait(60)
+    run.stop()
+    with pytest.raises(StoppedError):
+        for _ in watched:
+            pass
+    loaded.set()
+    _wait_for(lambda: _left(home) == [])
+
+
 def test_a_run_is_stopped_within_a_batch(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
     original = Run._look
@@ -192,7 +215,7 @@ def test_progress_is_told_within_a_batch(home: Path, monkeypatch: pytest.MonkeyP
         original(run, snapshot)
 
     monkeypatch.setattr(Run, "_tell", tell)
-    monkeypatch.setattr(runs_module, "_PATIENCE", -1.0)
+    monkeypatch.setattr(runs_module, "_PACE", -1.0)
     _all(_run(images=6, steps=4))  # batches of 4 and of 2
     plain = [(snapshot.done, snapshot.begun) for snapshot in told if snapshot.stage == "plain"]
     first, second = [1.0, 2.0, 3.0, 4.0], [0.5, 1.0, 1.5, 2.0]

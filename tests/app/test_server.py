@@ -90,6 +90,7 @@ def test_the_page_is_served_on_this_machine_until_it_is_ended(fake: FakePage, nu
     assert (fake.launched["server_name"], fake.launched["server_port"]) == ("127.0.0.1", 7860)
     assert fake.launched["share"] is False and fake.launched["max_file_size"] == "1kb"
     assert fake.launched["run_history"] is False
+    assert fake.launched["max_threads"] > Offer().queue + 1  # those who wait must not hold up who is served
     assert fake.closed and not fake.copies.exists()
     assert signal.getsignal(number) is before
 

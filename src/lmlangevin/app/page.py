@@ -176,7 +176,8 @@ class _Page:
             self.go, fields, shown, concurrency_limit=most + 1, concurrency_id="lml-run", **common
         )
         going.then(self.rest, None, [self.generate, self.cancel], **quick)
-        self.cancel.click(self.stop, None, [self.status, self.generate, self.cancel], cancels=[going], **quick)
+        # Not by gradio's `cancels`, which ends whatever `going` is at by then: a next run too, of whoever is quick.
+        self.cancel.click(self.stop, None, [self.cancel], **quick)
         self.blocks.unload(self.leave)
         self.blocks.queue(max_size=self._offer.queue, default_concurrency_limit=4, api_open=False)
 
@@ -249,12 +250,12 @@ class _Page:
         """Give the buttons back after a run, whatever became of it."""
         return _buttons(busy=False)
 
-    def stop(self, request: gr.Request) -> tuple[Any, ...]:
-        """End the visitor's run."""
+    def stop(self, request: gr.Request) -> Any:
+        """End the visitor's run; `go` shows that, and gives the buttons back."""
         run = self._sessions.run_of(str(request.session_hash))
         if run is not None:
             run.stop()
-        return words.stopped(), *_buttons(busy=False)
+        return gr.update(interactive=False)
 
     def leave(self, request: gr.Request) -> None:
         """Clean up after a visitor who is gone."""

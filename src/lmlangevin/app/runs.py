@@ -34,7 +34,10 @@ SHOWN = 16
 """Images of each sampler that are shown, at most; the rest is in the download."""
 
 _PATIENCE = 0.2
-"""Seconds: how soon a waiting run notices that it was stopped, and how often progress within a batch is told."""
+"""Seconds until who waits notices that a run was stopped."""
+
+_PACE = 0.2
+"""Seconds between tellings of the progress within a batch, at least."""
 
 
 class StoppedError(Exception):
@@ -188,7 +191,12 @@ class Run:
         worker.start()
         try:
             while True:
-                news = self._told.get()
+                try:
+                    news = self._told.get(timeout=_PATIENCE)
+                except queue.Empty:
+                    if self._stop.is_set():  # the run itself may be loading a model, and notices later
+                        raise StoppedError from None
+                    continue
                 # A slow visitor is told how things stand and not how they stood.
                 while isinstance(news, Snapshot) and not self._told.empty():
                     news = self._told.get()
@@ -235,7 +243,7 @@ class Run:
         """Look in before an evaluation: whether the run is to go on, and how far the batch is."""
         self._check()
         self._evaluations[id(network)] += 1
-        if self._last.stage in run_names(self.config) and time.monotonic() > self._looked + _PATIENCE:
+        if self._last.stage in run_names(self.config) and time.monotonic() > self._looked + _PACE:
             self._looked = time.monotonic()
             # The denoiser is what is evaluated most. Samplers differ by an evaluation or two from one a step.
             share = min(1.0, max(self._evaluations.values()) / (self.config.steps or 1))

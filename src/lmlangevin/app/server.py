@@ -18,6 +18,8 @@ from lmlangevin.generation.config import check_device
 
 LOCAL = "127.0.0.1"
 DEFAULT_PORT = 7860
+_THREADS = 40
+"""For all that the page does at once beside the runs that wait."""
 
 
 def is_local(host: str) -> bool:
@@ -71,6 +73,7 @@ def serve(
                 ssr_mode=False,
                 footer_links=[],
                 max_file_size="1kb",  # nobody is asked for a file
+                max_threads=offer.queue + _THREADS,  # a run that waits holds one
                 enable_monitoring=False,
                 run_history=False,
             )
