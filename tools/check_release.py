@@ -45,9 +45,12 @@ NEEDED = (
 )
 """Files that the commands read, which a wheel without its data lacks; a list of tracked files alone would miss them."""
 
-SDIST = ("pyproject.toml", "README.md", "CHANGES.md", "CONTRIBUTING.md", "LICENSE", "CITATION.cff", "constraints.txt",
-         "Makefile", "mkdocs.yml", "tests/conftest.py", "examples/README.md", "docs/method.md", "tools/tiny_pipelines.py",
-         "benchmarks/tables.py", "integrations/comfyui/__init__.py", f"src/{PACKAGE}/py.typed")  # fmt: skip
+SDIST = (
+    "pyproject.toml", "README.md", "CHANGES.md", "CONTRIBUTING.md", "LICENSE", "CITATION.cff", "constraints.txt",
+    "Makefile", "mkdocs.yml", "tests/conftest.py", "examples/README.md", "docs/method.md", "tools/tiny_pipelines.py",
+    "benchmarks/tables.py", "integrations/comfyui/__init__.py", f"src/{PACKAGE}/py.typed",
+)  # fmt: skip
+"""Files that an sdist must hold, one of each kind."""
 
 
 def version() -> str:
