@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from choosing_tables import TABLES as CHOOSING_TABLES
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 HEADLINE = (5, 8, 10)
@@ -474,10 +476,23 @@ TABLES = {
     "theory-directions": theory_directions_table,
     "theory-sampling": theory_sampling_table,
     "theory-orders": theory_orders_table,
+    **CHOOSING_TABLES,
 }
 FILES = [
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("presets", "generation", "control", "overhead", "reproduce", "theory")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in (
+            "presets",
+            "generation",
+            "control",
+            "overhead",
+            "reproduce",
+            "theory",
+            "choosing",
+            "how-it-works",
+        )
+    ),
 ]
 
 

@@ -16,12 +16,14 @@ except ModuleNotFoundError as error:  # the core installs without the command's 
     raise SystemExit("lml needs packages that are not installed: pip install 'lmlangevin[cli]'") from error
 
 from lmlangevin._version import __version__
+from lmlangevin.commands.app import app
 from lmlangevin.commands.bench import bench
 from lmlangevin.commands.calibrate import calibrate
 from lmlangevin.commands.compbench import compbench
 from lmlangevin.commands.fid import fid
 from lmlangevin.commands.generate import generate
 from lmlangevin.commands.info import info
+from lmlangevin.commands.plot import plot
 from lmlangevin.commands.reproduce import reproduce
 
 USER_MISTAKE = 2
@@ -81,18 +83,22 @@ def cli(context: click.Context) -> None:
     lml calibrate --out gains.json       a few-step schedule fitted to your model
     lml reproduce                        the paper's experiments, as presets
     lml compbench --help                 T2I-CompBench: layout, BLIP-VQA, paired differences
+    lml app                              a page that shows both side by side
+    lml plot RUN...                      images of equal seeds, differences, quality curves
     lml info                             schedulers, gains, models, versions
     """  # noqa: D301  (click knows the character itself, not the two of a raw string)
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
 
+cli.add_command(app)
 cli.add_command(bench)
 cli.add_command(calibrate)
 cli.add_command(compbench)
 cli.add_command(fid)
 cli.add_command(generate)
 cli.add_command(info)
+cli.add_command(plot)
 cli.add_command(reproduce)
 
 

@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -33,6 +34,21 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 Picture: TypeAlias = "Image.Image | Sequence[Image.Image]"
 """An image, or the frames of a video, all of one size."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run in a picture of several.
+
+    Attributes:
+        pictures: Its images, all of one size.
+        label: Lines to the left of them; the first stands out.
+        colour: Of that first line.
+    """
+
+    pictures: Sequence[Image.Image]
+    label: Sequence[str]
+    colour: tuple[int, int, int] = INK
 
 
 def to_uint8(sample: Tensor) -> Tensor:
@@ -205,34 +221,52 @@ def compare_picture(
     """
     if not plain or len(plain) != len(corrected):
         raise LMLError(f"plain has {len(plain)} images, corrected {len(corrected)}; give equally many, one or more.")
-    shown = min(len(plain), columns * blocks)
-    rows = [[enlarge(picture) for picture in run[:shown]] for run in (plain, corrected)]
+    rows = (Row(plain, plain_label), Row(corrected, corrected_label, ACCENT))
+    return rows_picture(rows, title=title, columns=columns, blocks=blocks)
+
+
+def rows_picture(rows: Sequence[Row], *, title: str, columns: int = COLUMNS, blocks: int | None = None) -> Image.Image:
+    """Draw runs on the same seeds under each other, a row a run; what a row cannot hold goes on in a block below.
+
+    Args:
+        rows: One or more, with equally many pictures, all of one size.
+        title: One line at the top.
+        columns: Images a row, at most.
+        blocks: Blocks of rows, at most; None shows every image.
+
+    Returns:
+        An RGB picture.
+    """
+    shown = min(len(rows[0].pictures), columns * blocks) if blocks else len(rows[0].pictures)
+    tiles = [[enlarge(picture) for picture in row.pictures[:shown]] for row in rows]
     columns = min(columns, shown)
-    width, height = rows[0][0].size
+    width, height = tiles[0][0].size
     font = ImageFont.load_default(FONT_SIZE)
     bold = ImageFont.load_default(FONT_SIZE + 4)
     line = FONT_SIZE + 4
     heading = 6  # the first line is larger
-    row_height = max(height, line * max(len(plain_label), len(corrected_label)) + heading)
+    row_height = max(height, line * max(len(row.label) for row in rows) + heading)
     count = -(-shown // columns)
+    widths = [(font if index else bold).getlength(text) for row in rows for index, text in enumerate(row.label)]
+    label_width = max(LABEL_WIDTH, int(max(widths, default=0)) + MARGIN)
     images_width = columns * (width + GAP)
     # The title must fit even over a single column of small images.
     title_width = int(bold.getlength(title))
     size = (
-        2 * MARGIN + max(LABEL_WIDTH + images_width, title_width),
-        2 * MARGIN + TITLE_HEIGHT + count * 2 * (row_height + GAP) + (count - 1) * BLOCK_GAP,
+        2 * MARGIN + max(label_width + images_width, title_width),
+        2 * MARGIN + TITLE_HEIGHT + count * len(rows) * (row_height + GAP) + (count - 1) * BLOCK_GAP,
     )
     canvas = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     draw.text((MARGIN, MARGIN), title, fill=INK, font=bold)
     top = MARGIN + TITLE_HEIGHT
     for block in range(count):
-        for run, label, colour in ((rows[0], plain_label, INK), (rows[1], corrected_label, ACCENT)):
-            for index, text in enumerate(label):
+        for row, run in zip(rows, tiles, strict=True):
+            for index, text in enumerate(row.label):
                 place = (MARGIN, top + index * line + (heading if index else 0))
-                draw.text(place, text, fill=colour if index == 0 else INK, font=bold if index == 0 else font)
+                draw.text(place, text, fill=INK if index else row.colour, font=font if index else bold)
             for column, picture in enumerate(run[block * columns : (block + 1) * columns]):
-                canvas.paste(picture, (MARGIN + LABEL_WIDTH + column * (width + GAP), top))
+                canvas.paste(picture, (MARGIN + label_width + column * (width + GAP), top))
             top += row_height + GAP
         top += BLOCK_GAP
     return canvas

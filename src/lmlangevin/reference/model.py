@@ -16,6 +16,7 @@ from lmlangevin.core.errors import LMLError
 from lmlangevin.reference.gaussian_mixture import GaussianMixture
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "flow_prediction")
+"""What an `AnalyticModel` can predict, in diffusers' words."""
 
 
 class AnalyticOutput(NamedTuple):

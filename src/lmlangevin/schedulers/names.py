@@ -116,6 +116,7 @@ SCHEDULERS: dict[str, SchedulerName] = {
     ),
     "flow-unipc": SchedulerName("UniPCMultistepScheduler", "flow-matching UniPC", _FLOW, flow=True),
 }
+"""The samplers that can be named, by the short names of `lml generate --scheduler`."""
 
 
 def find_scheduler(name: str) -> SchedulerName:

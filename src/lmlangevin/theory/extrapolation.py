@@ -20,6 +20,7 @@ Rule: TypeAlias = Callable[[Tensor, Tensor, Levels], Tensor]
 """(n_i, n_{i-1}, levels) -> d_i."""
 
 Gain: TypeAlias = Callable[[Levels], float]
+"""levels -> g, the gain of a step."""
 
 
 def second_order_gain(levels: Levels) -> float:
