@@ -6,7 +6,7 @@ same; the wrapper is written out, so that this runs without k-diffusion), and wh
 Prints: the error to the fine solution of Euler, of LML with its default gain, and with the adaptive control; and for
 each step of the last the gain and the angle of the correction.
 
-Takes: about 10 seconds on 2 cores.
+Takes: about 15 seconds on 2 cores.
 
     python examples/k_diffusion_sampler.py --steps 8
 """

@@ -34,9 +34,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sampler", action="append", dest="samplers", metavar="NAME", help="a name of `lml info`")
     parser.add_argument("--gain", type=float, help="of LML; left out, the adaptive control")
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--blocks", type=int, default=3)
-    parser.add_argument("--block-size", type=int, default=136, help="images of a block, more than the 128 features")
+    parser.add_argument("--block-size", type=int, default=132, help="images of a block, more than the 128 features")
     parser.add_argument("--first-seed", type=int, default=20_000, help="keep it apart from what you tuned on")
     args = parser.parse_args()
 

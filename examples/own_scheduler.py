@@ -7,7 +7,7 @@ works.
 Prints: the name of the class that `with_lml` makes, the error of each gain to the fine solution, and whether gain 0 is
 the plain scheduler bit for bit.
 
-Takes: about 10 seconds on 2 cores.
+Takes: about 15 seconds on 2 cores.
 
     python examples/own_scheduler.py --gain 0.3 --gain 0.7
 """

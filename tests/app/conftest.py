@@ -23,8 +23,8 @@ from PIL import Image, ImageOps
 ROOT = Path(__file__).parents[2]
 SHOTS = Path(os.environ.get("LML_SCREENSHOTS", ROOT / "build" / "browser"))
 WINDOW: Any = {"width": 1280, "height": 900}
-PATIENCE = 120_000
-"""Milliseconds that a run may take on a busy machine."""
+PATIENCE = 240_000
+"""Milliseconds that a run may take on a very busy machine."""
 GUARD = """
 import sys
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lmlangevin.core import LMLError
-from lmlangevin.generation.images import GAP, LABEL_WIDTH, MARGIN, TILE, TITLE_HEIGHT
+from lmlangevin.generation.images import GAP, LABEL_WIDTH, MARGIN, TILE, TITLE_HEIGHT, Row, rows_picture
 from lmlangevin.plot import difference, plot
 
 MakeJob = Callable[..., Path]
@@ -152,3 +152,15 @@ def test_the_pictures_of_a_job_are_not_overwritten(compared: Path) -> None:
         plot([compared], out=compared)
     with pytest.raises(LMLError, match="none given"):
         plot([], out=compared)
+
+
+def test_long_labels_move_the_images_and_are_not_drawn_over() -> None:
+    tiles = [Image.new("RGB", (32, 32), colour) for colour in ("#ff0000", "#00ff00")]
+    short = rows_picture([Row(tiles, ["plain"])], title="t")
+    long = rows_picture([Row(tiles, ["plain"]), Row(tiles, ["LML", "flow-matching DPM-Solver++(2M)"])], title="t")
+    assert long.width > short.width
+    for picture, rows in ((short, 1), (long, 2)):
+        red = (np.asarray(picture) == [255, 0, 0]).all(axis=2)
+        # Every pixel of the red tiles is there, in one column of tiles.
+        assert red.sum() == rows * TILE * TILE
+        assert np.flatnonzero(red.any(axis=0)).size == TILE
