@@ -230,7 +230,9 @@ def test_in_place_and_owned_predictions_give_the_same_run() -> None:
     assert state.previous[0].data_ptr() == n.data_ptr()
 
 
-@pytest.mark.parametrize("out", [torch.empty(2, 5), torch.empty(3, 4, dtype=torch.float64), 3], ids=str)
+@pytest.mark.parametrize(
+    "out", [torch.zeros(2, 5), torch.zeros(3, 4, dtype=torch.float64), 3], ids=["shape", "dtype", "int"]
+)
 def test_an_out_that_does_not_match_is_refused(out: Any) -> None:
     n, p = draw(23, (3, 4), 1, torch.float32)
     for call in (

@@ -250,3 +250,27 @@ def test_apply_lml_takes_it() -> None:
         for _ in range(2)
     ]
     assert (images[0] == images[1]).all()
+
+
+def test_a_base_that_sets_timesteps_while_it_is_built() -> None:
+    """LMS: its plan is there from the start, and again after `set_timesteps`. Gaussian data, with a known solution."""
+    variance = 0.3
+
+    def error(scheduler: Any, steps: int | None) -> float:
+        if steps is not None:
+            scheduler.set_timesteps(steps)
+        start = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(17), dtype=torch.float64)
+        x = start * scheduler.sigmas[0]
+        for t, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
+            scheduler.scale_model_input(x, t)
+            x = scheduler.step(sigma * x / (variance + sigma**2), t, x).prev_sample
+        exact = start * scheduler.sigmas[0] * (variance / (variance + scheduler.sigmas[0] ** 2)) ** 0.5
+        return float((x - exact).norm() / exact.norm())
+
+    config = {"num_train_timesteps": 40, "use_karras_sigmas": True}
+    plain, adaptive = (
+        diffusers.LMSDiscreteScheduler(**config),
+        with_lml(diffusers.LMSDiscreteScheduler)(**config, **ADAPTIVE),
+    )
+    assert error(adaptive, None) == pytest.approx(error(plain, None), rel=0.5)  # 40 steps, hardly corrected
+    assert error(adaptive, 10) < 0.9 * error(plain, 10)

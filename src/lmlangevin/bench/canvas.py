@@ -24,7 +24,7 @@ def new_axes(rows: int, columns: int, *, height: float) -> tuple[Any, list[list[
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise LMLError("page: its figures need matplotlib; run pip install 'lmlangevin[bench]'.") from error
+        raise LMLError("figures need matplotlib; run pip install 'lmlangevin[bench]'.") from error
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, [list(row) for row in figure.subplots(rows, columns, squeeze=False)]

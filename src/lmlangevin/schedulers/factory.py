@@ -165,7 +165,8 @@ def _make(base: type) -> type:
             result = parent.set_timesteps(self, *args, **kwargs)
         else:
             result = set_calibrated_timesteps(self, parent, self._lml_schedule, args, kwargs)
-        if self.config.control != "constant":
+        # LMS sets timesteps while it is built, before it can be asked about them.
+        if self.config.control != "constant" and self._lml_built:
             self._lml_plan()
         return result
 

@@ -95,6 +95,8 @@ def draws_noise(scheduler: Any, step: Any, timesteps: Sequence[Any] | Tensor) ->
     extra = {"generator": torch.Generator()} if "generator" in takes else {}
     # The probe must not move the global generator, which the user's own noise may come from.
     with torch.random.fork_rng(devices=[]):
+        if hasattr(probe, "scale_model_input"):  # some bases warn of a step without it
+            zeros = probe.scale_model_input(zeros, probe.timesteps[0])
         out = step(probe, zeros, probe.timesteps[0], zeros, **extra)
     return bool((out[0] != 0).any())
 

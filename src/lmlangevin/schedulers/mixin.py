@@ -76,6 +76,7 @@ class LMLSchedulerMixin:
     """
 
     _lml_base: type
+    _lml_built = False
     lml_history: list[LMLInfo]
     # What every diffusers scheduler brings.
     config: Any
@@ -104,6 +105,9 @@ class LMLSchedulerMixin:
         self._lml_config = self._lml_read_config()
         self.lml_history = []
         self._lml_reset()
+        self._lml_built = True
+        if self.config.control != "constant" and getattr(self, "num_inference_steps", None) is not None:
+            self._lml_plan()  # LMS has timesteps from its constructor on
 
     def _check_adaptive(self) -> None:
         """Refuse what the adaptive control would take for an error of the solver and repair."""
