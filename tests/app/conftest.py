@@ -70,7 +70,7 @@ class Server:
         guard = temporary.with_suffix(".guard")
         guard.mkdir()
         (guard / "sitecustomize.py").write_text(GUARD, encoding="utf-8")
-        paths = os.pathsep.join(filter(None, (str(guard), os.environ.get("PYTHONPATH"))))
+        paths = os.pathsep.join(filter(None, (str(guard), str(ROOT / "src"), os.environ.get("PYTHONPATH"))))
         given = os.environ | {"TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1", "PYTHONPATH": paths} | environment
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
