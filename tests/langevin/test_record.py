@@ -83,3 +83,75 @@ def test_the_geometry_has_nothing_to_offer_over_the_isotropic_one() -> None:
         assert fd["predictions"] > 2 * fd["differences"]
         if model == "embedded":
             assert fd["differences"] > 1.2 * fd["isotropic"]
+
+
+# Effective samples a gradient ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def samplers() -> dict[tuple[str, str], Row]:
+    return {(row["target"], row["sampler"]): row for row in rows_of("langevin")}
+
+
+def a_thousand(row: Row, *, warm_up: bool = False) -> float:
+    """The worst coordinate's effective samples in 1000 gradients, those of the warm-up of all 24 chains among them."""
+    return 1000 * row["ess_min"] / (row["gradients"] + 24 * row["warm_up_gradients_a_chain"] * warm_up)
+
+
+def plain(samplers: dict[tuple[str, str], Row], target: str) -> list[float]:
+    return [a_thousand(samplers[target, name]) for name in ("MALA", "MALA (blackjax)")]
+
+
+def test_few_stiff_directions_are_gone_from_the_rank_on_that_covers_them(samplers: dict[tuple[str, str], Row]) -> None:
+    best = max(plain(samplers, "stiff"))
+    for rank in (16, 32, 64):
+        assert a_thousand(samplers["stiff", f"LMLangevin, rank {rank}"], warm_up=True) > 1000 * best
+    assert 0.6 < a_thousand(samplers["stiff", "LMLangevin, rank 8"]) / best < 1.6
+    for rank in (8, 16, 32):
+        assert a_thousand(samplers["two-modes", f"LMLangevin, rank {rank}"], warm_up=True) > 100 * max(
+            plain(samplers, "two-modes")
+        )
+
+
+def test_a_log_uniform_spectrum_gives_what_its_condition_allows(samplers: dict[tuple[str, str], Row]) -> None:
+    low, high = sorted(plain(samplers, "log-uniform"))
+    found = {rank: a_thousand(samplers["log-uniform", f"LMLangevin, rank {rank}"]) for rank in (8, 16, 32, 64)}
+    for rank, size in found.items():
+        assert 1 / 1.6 < size / (low * high) ** 0.5 / 1e4 ** (rank / 256) < 1.6
+    assert found[8] < found[16] < found[32] < found[64]
+    assert found[16] < 3 * low and found[64] > 3 * high
+    assert a_thousand(samplers["log-uniform", "LMLangevin, rank 64"], warm_up=True) > 3 * high
+
+
+def test_scores_hardly_help_and_nuts_is_ahead_but_for_few_stiff_directions(
+    samplers: dict[tuple[str, str], Row],
+) -> None:
+    dense, diagonal = "NUTS (blackjax), dense mass", "NUTS (blackjax)"
+    for target in ("stiff", "log-uniform", "two-modes"):
+        assert a_thousand(samplers[target, "LMLangevin, scores"]) < 5 * max(plain(samplers, target))
+        ours = max(a_thousand(row) for (at, name), row in samplers.items() if at == target and "LML" in name)
+        nuts = [samplers[target, name] for name in (dense, diagonal)]
+        assert all(row["warm_up_gradients_a_chain"] > 100_000 for row in nuts)
+        if target == "stiff":
+            assert ours > 1.2 * max(map(a_thousand, nuts))
+        else:
+            assert a_thousand(nuts[0]) > 2 * ours
+    assert a_thousand(samplers["log-uniform", diagonal]) > 5 * a_thousand(
+        samplers["log-uniform", "LMLangevin, rank 64"]
+    )
+    warm = {row["warm_up_gradients_a_chain"] for (_, name), row in samplers.items() if "LML" in name}
+    assert warm == {600, 1032}
+
+
+def test_the_sizes_can_be_trusted_as_far_as_is_said(samplers: dict[tuple[str, str], Row]) -> None:
+    for (target, name), row in samplers.items():
+        if name in ("MALA", "MALA (blackjax)"):
+            assert row["ess_min"] > 35 and row["acceptance"] == pytest.approx(0.58, abs=0.03)
+        if name == "ULA" and target != "two-modes":
+            assert 1 / 1.6 < a_thousand(row) / row["closed_form_ess_min_per_1000"] < 1.6
+            assert row["max_variance_ratio"] > 1.33
+        if "LML" in name and row["ess_min"] > 1000:
+            assert row["max_variance_ratio"] < 1.06
+    for target in ("stiff", "log-uniform"):
+        one, other = plain(samplers, target)
+        assert 1 / 1.6 < one / other < 1.6
