@@ -2,9 +2,13 @@
 
     pip install '.[langevin-bench]' && python benchmarks/langevin.py
 
-Targets are given in the axes of their covariance: every sampler here is indifferent to a rotation but NUTS, whose
-adapted mass matrix is diagonal, and which therefore gets the target in axes turned at random. All chains start from
-exact samples, so that no sampler is charged for finding the target; what a warm-up costs stands beside.
+Targets are given in the axes of their covariance: every sampler here is indifferent to a rotation but NUTS with a
+diagonal mass matrix, and NUTS therefore gets the target in axes turned at random. All chains start from exact samples,
+so that no sampler is charged for finding the target; what a warm-up costs stands beside.
+
+A chain that is short against its own autocorrelation shows the effective size of its start, one a chain. So lengths
+differ (`STEPS`), and the row of ULA on a Gaussian, whose effective size has a closed form, holds that too. ULA has
+MALA's step.
 """
 
 from __future__ import annotations
@@ -13,9 +17,11 @@ import argparse
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +42,42 @@ import blackjax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
 SIZE, CONDITION = 256, 1e4
-ULA_BIAS = 0.1
-"""Largest relative error of a variance that ULA's step size is chosen for, by its closed form on a Gaussian."""
+RANKS = (8, 16, 32, 64)
+SCORES_RANK = 16
+STEPS: dict[str, dict[str, int]] = {
+    "stiff": {
+        "MALA": 130_000,
+        "ULA": 90_000,
+        "MALA (blackjax)": 300_000,
+        "rank 8": 100_000,
+        "rank 16": 4000,
+        "rank 32": 4000,
+        "rank 64": 4000,
+        "scores": 50_000,
+    },
+    "log-uniform": {
+        "MALA": 110_000,
+        "ULA": 80_000,
+        "MALA (blackjax)": 250_000,
+        "rank 8": 80_000,
+        "rank 16": 60_000,
+        "rank 32": 40_000,
+        "rank 64": 16_000,
+        "scores": 40_000,
+    },
+    "two-modes": {
+        "MALA": 40_000,
+        "ULA": 40_000,
+        "MALA (blackjax)": 100_000,
+        "rank 8": 8000,
+        "rank 16": 8000,
+        "rank 32": 8000,
+        "scores": 20_000,
+    },
+}
+"""Steps of a chain, by how slow the sampler is there: two of its longest autocorrelation times or more."""
+DRAWS, WINDOW = 60, 1000
+"""Draws of a NUTS chain and steps of its window adaptation."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +149,7 @@ def effective(draws: np.ndarray) -> np.ndarray:
 
 def row(case: Case, name: str, draws: np.ndarray, gradients: float, warm: int, **more: Any) -> dict[str, Any]:
     """Return the row of a result. `gradients` are those of all chains after the warm-up, `warm` those of one in it."""
+    print(f"{time.process_time():6.0f} s  {case.name} {name}", flush=True)
     sizes = effective(draws)
     variances = (draws**2).mean(axis=(0, 1)) / (1 / case.precision + case.mean.square()).numpy()
     return {
@@ -175,6 +216,21 @@ class Bench:
             speeds[factor * middle] = factor * middle * float(torch.stack(found).mean())
         return max(speeds, key=lambda step: speeds[step])
 
+    def plain(self, steps: int, tuned: float) -> dict[str, Any]:
+        """Run LMLangevin with H = I, which is MALA."""
+        sampler = LMLangevin(self.case.target(), rank=1, factors="none")
+        return self.own("MALA", sampler, sampler.freeze(self.start, tuned), steps, 0)
+
+    def unadjusted(self, steps: int, tuned: float) -> dict[str, Any]:
+        """Run the same without Metropolis' rule, which is ULA."""
+        sampler = LMLangevin(self.case.target(), rank=1, factors="none", adjusted=False)
+        found = self.own("ULA", sampler, sampler.freeze(self.start, tuned), steps, 0)
+        if not self.case.mean.any():
+            # Every coordinate is an autoregression of its own, with the coefficient 1 - eps a.
+            slowest = tuned * float(self.case.precision.min())
+            found["closed_form_ess_min_per_1000"] = 1000 * slowest / (2 - slowest)
+        return found
+
     def preconditioned(self, name: str, factors: Factors, rank: int, steps: int) -> dict[str, Any]:
         """Warm up and run LMLangevin."""
         sampler = LMLangevin(self.case.target(), rank=rank, factors=factors)
@@ -213,15 +269,15 @@ class Bench:
             step_size=step_size,
         )
 
-    def blackjax_nuts(self, draws: int, warm: int) -> dict[str, Any]:
-        """Run blackjax's NUTS after its window adaptation of step size and diagonal mass, in axes turned at random."""
+    def blackjax_nuts(self, name: str, dense: bool) -> dict[str, Any]:
+        """Run blackjax's NUTS after its window adaptation of step size and mass matrix, in axes turned at random."""
         size = len(self.case.precision)
         turn, _ = np.linalg.qr(np.random.default_rng(self.seed).normal(size=(size, size)))
         density = self.case.jax_density(turn)
         start = jnp.asarray(self.start.numpy() @ turn)
         first, second = jax.random.split(jax.random.key(self.seed + 5))
-        adaptation = blackjax.window_adaptation(blackjax.nuts, density)
-        (_, parameters), told = adaptation.run(first, start[0], num_steps=warm)
+        adaptation = blackjax.window_adaptation(blackjax.nuts, density, is_mass_matrix_diagonal=not dense)
+        (_, parameters), told = adaptation.run(first, start[0], num_steps=WINDOW)
         algorithm = blackjax.nuts(density, **parameters)
 
         def chain(x: Any, key: Any) -> Any:
@@ -229,58 +285,57 @@ class Bench:
                 state, info = algorithm.step(k, state)
                 return state, (state.position, info.num_integration_steps, info.acceptance_rate)
 
-            return jax.lax.scan(inner, algorithm.init(x), jax.random.split(key, draws))[1]
+            return jax.lax.scan(inner, algorithm.init(x), jax.random.split(key, DRAWS))[1]
 
         found, steps, rates = jax.jit(jax.vmap(chain))(start, jax.random.split(second, self.chains))
         back = np.asarray(found) @ turn.T
         spent = int(np.asarray(told.info.num_integration_steps).sum())
         more = {"acceptance": float(rates.mean()), "step_size": float(parameters["step_size"])}
-        return row(self.case, "NUTS (blackjax)", back, float(steps.sum()), spent, **more)
+        return row(self.case, name, back, float(steps.sum()), spent, **more)
+
+    def rows(self, steps: dict[str, int]) -> Iterator[dict[str, Any]]:
+        """Measure every sampler, each with so many steps."""
+        tuned = self.mala_step()
+        yield self.plain(steps["MALA"], tuned)
+        yield self.unadjusted(steps["ULA"], tuned)
+        yield self.blackjax_mala(tuned, steps["MALA (blackjax)"])
+        yield self.blackjax_nuts("NUTS (blackjax)", dense=False)
+        yield self.blackjax_nuts("NUTS (blackjax), dense mass", dense=True)
+        for rank in RANKS:
+            if 2 * rank <= len(self.case.precision):
+                yield self.preconditioned(f"LMLangevin, rank {rank}", "secants", rank, steps[f"rank {rank}"])
+        yield self.preconditioned("LMLangevin, scores", "scores", SCORES_RANK, steps["scores"])
+
+
+def measure(case: Case, chains: int, seed: int, share: float) -> list[dict[str, Any]]:
+    """Return the rows of a target, with a share of the steps."""
+    torch.set_num_threads(1)
+    steps = {name: max(round(share * count), 1) for name, count in STEPS[case.name].items()}
+    return list(Bench(case, chains, seed).rows(steps))
 
 
 def main() -> None:
     """Measure every sampler on every target and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chains", type=int, default=24)
-    parser.add_argument("--steps", type=int, default=20_000, help="of plain MALA and ULA, each chain")
+    parser.add_argument("--share", type=float, default=1.0, help="of the steps, for a quick look")
     parser.add_argument("--first-seed", type=int, default=2_000_000)
     parser.add_argument("--out", type=Path, default=RESULTS / "langevin.json")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
-
-    def add(made: dict[str, Any]) -> None:
-        rows.append(made)
-        print(
-            f"{time.process_time():6.0f} s  {made['target']:12s} {made['sampler']:24s} "
-            f"min {made['ess_min_per_1000']:9.4f}  median {made['ess_median_per_1000']:9.4f} per 1000 gradients, "
-            f"acceptance {made['acceptance']:.2f}, variances {made['mean_variance_ratio']:.3f}",
-            flush=True,
-        )
-
-    for number, case in enumerate(cases()):
-        bench = Bench(case, args.chains, args.first_seed + 100 * number)
-        plain = LMLangevin(case.target(), rank=1, factors="none")
-        tuned = bench.mala_step()
-        add(bench.own("MALA", plain, plain.freeze(bench.start, tuned), args.steps, 0))
-        blind = LMLangevin(case.target(), rank=1, factors="none", adjusted=False)
-        ula = 2 * ULA_BIAS / (1 + ULA_BIAS) / float(case.precision.max())
-        add(bench.own("ULA", blind, blind.freeze(bench.start, ula), args.steps, 0))
-        add(bench.blackjax_mala(tuned, args.steps))
-        add(bench.blackjax_nuts(draws=100, warm=400))
-        for rank in (8, 16, 32, 64):
-            if 2 * rank <= len(case.precision):
-                # Slow where the rank does not suffice, and then a run must be long to be measured.
-                steps = args.steps // 4 if case.name != "log-uniform" and rank >= 16 else args.steps // 2
-                add(bench.preconditioned(f"LMLangevin, rank {rank}", "secants", rank, steps))
-        add(bench.preconditioned("LMLangevin, scores", "scores", 16, args.steps // 4))
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as workers:
+        jobs = [
+            workers.submit(measure, case, args.chains, args.first_seed + 100 * number, args.share)
+            for number, case in enumerate(cases())
+        ]
+        rows = [made for job in jobs for made in job.result()]
     payload = {
         "first_seed": args.first_seed,
         "chains": args.chains,
-        "steps": args.steps,
+        "steps": STEPS,
+        "draws": DRAWS,
         "size": SIZE,
         "condition": CONDITION,
-        "ula_bias": ULA_BIAS,
+        "share": args.share,
         "packages": {name: version(name) for name in ("arviz", "blackjax", "jax")},
         "rows": rows,
     }

@@ -1,13 +1,14 @@
 """Langevin steps between a sampler's, at equal network evaluations: `python benchmarks/langevin_corrector.py`.
 
-The Frechet distance of plain samplers against the same with 1 or 3 Langevin steps a level, and what another geometry
-does. No error to a converged solution is given: a sample with fresh noise in it belongs to no solution.
+The Frechet distance of plain samplers against the same with 1 or 3 Langevin steps a level, against LML's preset alone
+where the sampler has one on its default grid, and against both; and what another geometry does. All arms start from the
+same noise, so that their differences in disjoint seed blocks mean something. No error to a converged solution is given:
+a sample with fresh noise in it belongs to no solution.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,13 +28,21 @@ from lmlangevin.evaluation import (
 from lmlangevin.generation import corrector
 from lmlangevin.generation.images import to_uint8
 from lmlangevin.generation.langevin import steps_for
-from lmlangevin.generation.sampling import sample
+from lmlangevin.generation.models import VP_CONFIG
+from lmlangevin.generation.sampling import sample, without_known_warnings
 from lmlangevin.generation.seeds import start_images
 from lmlangevin.reference import AnalyticModel, load_analytic
+from lmlangevin.schedulers import build_scheduler
 
 SAMPLERS = ("euler", "dpmpp-2m")
-SIZES = (0.1, 0.2, 0.4)
 NFE = {"analytic-cifar10": (9, 17, 33), "embedded": (9, 17)}
+ARMS = {
+    "analytic-cifar10": ((1, 0.05), (1, 0.1), (1, 0.2), (1, 0.4), (3, 0.1), (3, 0.2)),
+    "embedded": ((1, 0.1), (1, 0.2), (3, 0.1)),
+}
+"""Langevin steps a level and their size. The network is the dearer one and has fewer."""
+WITH_PRESET = (1, 0.1)
+"""What is also run with the preset gain, as `lml generate --langevin-steps 1` does by default."""
 STUDY = {"sampler": "dpmpp-2m", "nfe": 17, "steps": 1, "step_size": 0.2}
 """Where the geometries are compared."""
 
@@ -52,6 +61,12 @@ GEOMETRIES: dict[str, Geometry] = {
     "isotropic": lambda predictions: None,
     "predictions": own_factors,
 }
+
+
+def preset_gain(sampler: str) -> float:
+    """Return the default gain of a sampler on its default grid."""
+    with without_known_warnings():
+        return float(build_scheduler(sampler, dict(VP_CONFIG), lml={}).config["gain"])
 
 
 def images_of(network: Any, seeds: range, settings: dict[str, Any], geometry: str = "differences") -> Tensor:
@@ -76,8 +91,8 @@ def main() -> None:
     """Measure every arm on both models and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-analytic", type=int, default=600)
-    parser.add_argument("--num-embedded", type=int, default=400)
-    parser.add_argument("--blocks", type=int, default=4, help="disjoint seed blocks for the spread")
+    parser.add_argument("--num-embedded", type=int, default=260)
+    parser.add_argument("--blocks", type=int, default=2, help="disjoint seed blocks, of more images than features")
     parser.add_argument("--num-reference", type=int, default=6000)
     parser.add_argument("--first-seed", type=int, default=3_000_000)
     parser.add_argument("--out", type=Path, default=RESULTS / "langevin_corrector.json")
@@ -106,21 +121,32 @@ def main() -> None:
         blocks = [distance(block) for block in images.split(count // args.blocks)]
         row = {"model": name, "geometry": geometry, **settings, "fd": distance(images), "fd_blocks": blocks}
         rows.append(row)
-        print(f"{row}  sd {statistics.stdev(blocks):.4f}", flush=True)
+        print(row, flush=True)
 
     for name, budgets in NFE.items():
         for sampler in SAMPLERS:
+            gain = preset_gain(sampler)
             for nfe in budgets:
                 plain = {"sampler": sampler, "nfe": nfe, "gain": 0.0, "steps": 0, "step_size": None}
-                measure(name, plain, "differences")
-                for steps, size in [(1, size) for size in SIZES] + [(3, 0.1)]:
-                    measure(name, plain | {"steps": steps, "step_size": size}, "differences")
+                arms = [plain] + [plain | {"steps": steps, "step_size": size} for steps, size in ARMS[name]]
+                if gain:
+                    steps, size = WITH_PRESET
+                    both = plain | {"gain": gain, "steps": steps, "step_size": size}
+                    arms += [plain | {"gain": gain}, both]
+                for arm in arms:
+                    measure(name, arm, "differences")
         for geometry in ("isotropic", "predictions"):
             measure(name, STUDY | {"gain": 0.0}, geometry)
     counts = {"analytic-cifar10": args.num_analytic, "embedded": args.num_embedded}
     save(
         args.out,
-        {"first_seed": args.first_seed, "num_images": counts, "num_reference": args.num_reference, "rows": rows},
+        {
+            "first_seed": args.first_seed,
+            "num_images": counts,
+            "num_reference": args.num_reference,
+            "blocks": args.blocks,
+            "rows": rows,
+        },
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from lmlangevin.cli import cli
-from lmlangevin.core import DampedLowRank, LMLError
+from lmlangevin.core import DampedLowRank, LMLError, lm_direction
 from lmlangevin.generation import GenerateConfig, generate
 from lmlangevin.generation.corrector import Corrector
 from lmlangevin.generation.langevin import SAMPLERS, evaluations, steps_for
@@ -207,12 +208,27 @@ def test_images_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     assert abs(pixels(tmp_path / "plain" / "images") - three).max() > 8
 
 
-def test_the_control_is_constant_by_default(tmp_path: Path) -> None:
-    result = generate(
-        job(tmp_path, num_images=1, model="analytic-cifar10", scheduler="euler", timestep_spacing="trailing")
-    )
-    config = result.runs["images"].scheduler.config
-    assert config.control == "constant" and config.gain is not None
+def test_the_gain_is_0_unless_it_is_given(tmp_path: Path) -> None:
+    settings = {"num_images": 1, "model": "analytic-cifar10", "scheduler": "euler", "timestep_spacing": "trailing"}
+    assert job(tmp_path, **settings, langevin_steps=0).gain is None
+    found = generate(job(tmp_path / "open", **settings)).runs["images"].scheduler.config
+    assert (found.control, found.gain, found.preset) == ("constant", 0.0, None)
+    assert generate(job(tmp_path / "given", **settings, gain=0.3)).runs["images"].scheduler.config.gain == 0.3
+    pair = GenerateConfig(out=tmp_path, langevin_steps=1, kappa=0.5, damping=1.0, compare=True)
+    assert pair.gain is None
+    assert GenerateConfig(out=tmp_path, langevin_steps=1, lml=False).gain is None
+
+
+def test_a_gain_extrapolates_the_noise_that_was_just_drawn() -> None:
+    """Data at 0, so that n = x / sigma has no curvature: a plain Euler step ends at 0 exactly, and one with LML not."""
+    g = torch.Generator().manual_seed(62)
+    x, noise = torch.randn(2, 4, 3000, generator=g, dtype=torch.float64)
+    eps, gain = 0.2, 0.7
+    after = langevin_step(x, x, noise, None, sigma=1.0, step_size=eps)
+    d = lm_direction(after, x, kappa=0.001, damping=0.001 / gain)
+    left = (after - d).norm(dim=1) / after.norm(dim=1)
+    turned = math.atan(gain * math.sqrt(2 * eps) / (1 + eps**2))
+    torch.testing.assert_close(left, torch.full((4,), 2 * math.sin(turned / 2)).double(), rtol=0.05, atol=0)
 
 
 def test_evaluations_buy_steps_and_langevin_steps(tmp_path: Path) -> None:
@@ -230,6 +246,8 @@ def test_evaluations_buy_steps_and_langevin_steps(tmp_path: Path) -> None:
     [
         (["--scheduler", "pndm"], "scheduler='pndm'"),
         (["--scheduler", "unipc"], "scheduler='unipc'"),
+        (["--scheduler", "dpm-3"], "scheduler='dpm-3'"),
+        (["--compare"], "give a gain"),
         (["--scheduler", "heun", "--no-lml"], "scheduler='heun'"),
         (["--control", "adaptive"], "control='adaptive'"),
         (["--control", "calibrated", "--model", "embedded", "--steps", "8"], "langevin_steps=1"),

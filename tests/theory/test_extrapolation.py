@@ -89,6 +89,8 @@ def test_the_gains_by_hand() -> None:
 ORDERS: dict[str, tuple[Callable[[], Rule], Callable[[int], Tensor], float]] = {
     "plain": (lambda: plain, uneven, 1),
     "a constant gain, uneven grid": (lambda: lml_forecast(lambda levels: 0.5), uneven, 1),
+    # Steps h, 2h in turn want 1/4 and 1; 5/8 errs as much above as below, (h^2 + 4 h^2) / (2 (2 h^2 + 2 h^2)).
+    "a constant gain whose errors cancel, uneven grid": (lambda: lml_forecast(lambda levels: 0.625), uneven, 2),
     "a constant gain of one half, uniform grid": (lambda: lml_forecast(lambda levels: 0.5), uniform, 2),
     "the norm kept": (lambda: lml(second_order_gain), uneven, 1),
     "the norm forecast": (lambda: lml_forecast(second_order_gain), uneven, 2),

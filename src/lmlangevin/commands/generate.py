@@ -66,7 +66,12 @@ def _memory_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Steps of the sampler: one network evaluation each (pndm: one more; heun: two each but one).  [default: 8]",
 )
 @click.option("--nfe", type=int, help="Network evaluations of each image, in place of --steps.")
-@click.option("--langevin-steps", type=int, default=0, help="Langevin steps at each noise level; they count in --nfe.")
+@click.option(
+    "--langevin-steps",
+    type=int,
+    default=0,
+    help="Langevin steps at each noise level; they count in --nfe, and the gain is then 0 if none is given.",
+)
 @click.option("--langevin-step-size", type=float, help="Their size, inside (0, 1).  [default: 0.2]")
 @click.option("--num-images", type=int, help="Number of images.  [default: 64, or those of --prompt-file]")
 @click.option("--batch-size", type=int, default=32, help="Images sampled at once; changes speed, not the images.")

@@ -58,7 +58,7 @@ class GenerateConfig(Conditions):
         sigmas: `"karras"`, `"exponential"`, `"beta"` or `"lu"` in place of `timestep_spacing`.
         flow_shift: Shift of the time grid of a flow-matching sampler, above 0; None is 3 for built-in models and the
             pipeline's own otherwise.
-        gain: Strength of LML, one number; see `LMLConfig`.
+        gain: Strength of LML, one number; see `LMLConfig`. With Langevin steps 0, where nothing of LML's is given.
         kappa: The paper's kappa, in place of `gain`.
         damping: The paper's damping, with `kappa`.
         placement: `"score"` or `"reference"`.
@@ -235,9 +235,19 @@ class GenerateConfig(Conditions):
         object.__setattr__(self, "steps", steps)
 
     def _check_langevin(self) -> None:
-        """Resolve `langevin_step_size`, so that it is a number where there are Langevin steps."""
+        """Resolve `langevin_step_size`, so that it is a number where there are Langevin steps, and then `gain`."""
         size = checked_step_size(self.langevin_steps, self.langevin_step_size, self.scheduler, self.control)
         object.__setattr__(self, "langevin_step_size", size)
+        given = self.gain is not None or self.kappa is not None or self.damping is not None
+        if not self.langevin_steps or not self.lml or given:
+            return
+        if self.compare:
+            raise LMLError(
+                f"compare with langevin_steps={self.langevin_steps} and no gain compares the plain sampler with "
+                "itself; give a gain, such as 0.1."
+            )
+        # A preset's gain forecasts a smooth path. Here it would extrapolate the noise that was just drawn.
+        object.__setattr__(self, "gain", 0.0)
 
     def _set_num_images(self) -> None:
         """Resolve `num_images`, so that it is a number from here on."""

@@ -6,9 +6,13 @@ from lmlangevin.core.damping import ADAPTIVE, CALIBRATED
 from lmlangevin.core.errors import LMLError
 
 SAMPLERS = (
-    "ddim", "dpmpp-1", "dpmpp-2m", "dpmpp-3m", "dpm-3", "sde-dpmpp-2m", "deis", "euler", "flow-euler", "flow-dpmpp-2m",
+    "ddim", "dpmpp-1", "dpmpp-2m", "dpmpp-3m", "sde-dpmpp-2m", "deis", "euler", "flow-euler", "flow-dpmpp-2m",
 )  # fmt: skip
-"""Samplers that go on from the sample they are given: UniPC and PNDM keep one of their own, Heun is between two."""
+"""Samplers that go on from the sample they are given.
+
+UniPC and PNDM keep one of their own, Heun is between two, and DPM-Solver-3 extrapolates second differences of the
+noise, which is another one after a Langevin step.
+"""
 
 DEFAULT_STEP_SIZE = 0.2
 MOST_STEPS = 1000

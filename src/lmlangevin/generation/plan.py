@@ -164,8 +164,7 @@ def _preset_keys(config: GenerateConfig, model: LoadedModel, plain: Any, notes: 
 def _default_control(config: GenerateConfig, model: LoadedModel, plain: Any) -> str:
     from lmlangevin.schedulers.choice import default_control
 
-    # The adaptive control would take Langevin's moves for errors of the solver.
-    return default_control(plain, measured=model.measured and not (config.chosen or config.langevin_steps))
+    return default_control(plain, measured=model.measured and not config.chosen)
 
 
 def _build_release(config: GenerateConfig, model: LoadedModel) -> Any:
