@@ -27,7 +27,7 @@ from lmlangevin.generation.images import to_uint8
 from lmlangevin.generation.models import load_model
 from lmlangevin.generation.sampling import sample
 
-BATCHES = (1, 4, 8, 16, 32, 64, 128)
+BATCHES = (1, 8, 16, 32, 64)
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16")
 STUDY = {"sampler": "ddim", "grid": "trailing", "nfe": 8, "gain": 0.7, "batch": 32}
 """What the images of the two precisions are made with."""

@@ -99,13 +99,20 @@ class Adapted(NamedTuple):
         prediction: The prediction n that the solver is to see, in float32 or wider; None where it stays as it is.
         shift: What the position y is to be moved by before the solver's step, likewise.
         state: The next state.
-        info: What was done.
+        given: The prediction n as it came, in float32 or wider.
     """
 
     prediction: Tensor | None
     shift: Tensor | None
     state: AdaptiveState
-    info: LMLInfo
+    given: Tensor
+
+    @property
+    def info(self) -> LMLInfo:
+        """What was done: the equivalent rank-one gain and the angle, computed when it is asked for."""
+        if self.prediction is None:
+            return _nothing(self.given)
+        return _describe(self.state.predictions[0], self.prediction, self.state.predictions[1])
 
 
 def image_stride(start: float, end: float) -> float:
@@ -225,18 +232,18 @@ def adapt(
     work = torch.promote_types(prediction.dtype, torch.float32)
     n, y = prediction.detach().to(work), position.detach().to(work)
     if trust == 0:
-        return Adapted(None, None, AdaptiveState(), _nothing(n))
+        return Adapted(None, None, AdaptiveState(), n)
     if state.levels and state.data[0].shape != n.shape:
         state = AdaptiveState()
     log = math.log(max(level, 1e-30)) if log is None else log
     if level <= 0 or not math.isfinite(log):
-        return Adapted(None, None, AdaptiveState(), _nothing(n))
+        return Adapted(None, None, AdaptiveState(), n)
     x = torch.add(y, n, alpha=-level)
     if not state.levels or abs(log - state.logs[0]) < _SAME_LEVEL:
         # The first level, or the same once more (a Runge-Kutta start, a rounded grid): this prediction replaces that.
         levels, logs = (level, *state.levels[1:]), (log, *state.logs[1:])
         data, predictions = (x, *state.data[1:]), (n.clone(), *state.predictions[1:])
-        return Adapted(None, None, AdaptiveState(levels, logs, data, predictions, y), _nothing(n))
+        return Adapted(None, None, AdaptiveState(levels, logs, data, predictions, y), n)
 
     previous = state.levels[0]
     logs = (log, *state.logs)
@@ -272,9 +279,7 @@ def adapt(
         moved = moved.add_(forecast)
 
     # Never NaN from a finite input: an overflow in any scalar leaves the sample as it came.
-    finite = _column(
-        torch.isfinite(share) & torch.isfinite(_dot(moved, moved)) & torch.isfinite(_dot(defect, defect)), n
-    )
+    finite = _column(share + _dot(moved, moved) + _dot(defect, defect) < math.inf, n)
     moved, defect = torch.where(finite, moved, n), torch.where(finite, defect, 0)
     forecast = None if forecast is None else torch.where(finite, forecast, 0)
     following = AdaptiveState(
@@ -286,7 +291,7 @@ def adapt(
         slope,
         forecast,
     )
-    return Adapted(moved, defect, following, _describe(n, moved, state.predictions[0]))
+    return Adapted(moved, defect, following, n)
 
 
 _DONE, _NOISE = 0.2, 15.0
