@@ -119,7 +119,7 @@ def test_a_log_uniform_spectrum_gives_what_its_condition_allows(samplers: dict[t
     for rank, size in found.items():
         assert 1 / 1.6 < size / (low * high) ** 0.5 / 1e4 ** (rank / 256) < 1.6
     assert found[8] < found[16] < found[32] < found[64]
-    assert found[16] < 3 * low and found[64] > 3 * high
+    assert found[32] < 3 * high and found[64] > 7 * high
     assert a_thousand(samplers["log-uniform", "LMLangevin, rank 64"], warm_up=True) > 3 * high
 
 
@@ -144,11 +144,12 @@ def test_scores_hardly_help_and_nuts_is_ahead_but_for_few_stiff_directions(
 
 
 def test_the_sizes_can_be_trusted_as_far_as_is_said(samplers: dict[tuple[str, str], Row]) -> None:
+    assert all(row["ess_min"] > 39.5 for row in samplers.values())
     for (target, name), row in samplers.items():
         if name in ("MALA", "MALA (blackjax)"):
-            assert row["ess_min"] > 35 and row["acceptance"] == pytest.approx(0.58, abs=0.03)
+            assert row["ess_min"] > 40 and row["acceptance"] == pytest.approx(0.58, abs=0.03)
         if name == "ULA" and target != "two-modes":
-            assert 1 / 1.6 < a_thousand(row) / row["closed_form_ess_min_per_1000"] < 1.6
+            assert 0.5 < a_thousand(row) / row["closed_form_ess_min_per_1000"] < 1
             assert row["max_variance_ratio"] > 1.33
         if "LML" in name and row["ess_min"] > 1000:
             assert row["max_variance_ratio"] < 1.06
