@@ -6,12 +6,14 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+from lmlangevin.core.errors import LMLError
+
 try:
     import gradio as gr
 except ModuleNotFoundError as error:
     if error.name != "gradio":
         raise
-    raise ImportError("lml app needs gradio: pip install 'lmlangevin[app]'") from error
+    raise LMLError("The page needs gradio; run pip install 'lmlangevin[app]'.") from error
 
 from lmlangevin.app import words
 from lmlangevin.app.pictures import SCRIPT, TEMPLATE, picture_values
@@ -30,7 +32,6 @@ from lmlangevin.app.settings import (
 )
 from lmlangevin.app.style import HEADER
 from lmlangevin.core.damping import ADAPTIVE, CALIBRATED
-from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.config import BUILT_IN
 
 logger = logging.getLogger(__name__)

@@ -49,8 +49,7 @@ def serve(
         told: Told the page's address when it can be opened.
 
     Raises:
-        LMLError: If the device is not there, or the address cannot be bound.
-        ImportError: If gradio is not installed.
+        LMLError: If the device is not there, gradio is not installed, or the address cannot be bound.
     """
     check_device(offer.device)
     with tempfile.TemporaryDirectory(prefix="lml-app-pages-") as copies, _until_ended() as ended:
