@@ -102,9 +102,18 @@ def test_an_address_that_cannot_be_bound_is_one_sentence(fake: FakePage) -> None
     assert not fake.copies.exists()
 
 
-def test_a_device_that_is_not_there_is_refused_first(fake: FakePage) -> None:
-    with pytest.raises(LMLError, match="cuda:77"):
-        serve(Offer(device="cuda:77"))
+@pytest.mark.parametrize(
+    ("offer", "words"),
+    [
+        (Offer(device="cuda:77"), "cuda:77"),
+        (Offer(dtype="int8"), "dtype='int8' is unknown; give one of float32"),
+        (Offer(models=("embedded", "no/such/folder")), "model='no/such/folder' is unknown"),
+    ],
+    ids=["device", "dtype", "model"],
+)
+def test_what_is_not_there_is_refused_first(fake: FakePage, offer: Offer, words: str) -> None:
+    with pytest.raises(LMLError, match=words):
+        serve(offer)
     assert fake.launched == {}
 
 

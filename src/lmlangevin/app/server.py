@@ -14,7 +14,7 @@ from types import FrameType
 from lmlangevin.app.runs import Sessions
 from lmlangevin.app.settings import Offer
 from lmlangevin.core.errors import LMLError
-from lmlangevin.generation.config import check_device
+from lmlangevin.generation.config import DTYPES, check_choice, check_device, check_model
 
 LOCAL = "127.0.0.1"
 DEFAULT_PORT = 7860
@@ -49,8 +49,12 @@ def serve(
         told: Told the page's address when it can be opened.
 
     Raises:
-        LMLError: If the device is not there, gradio is not installed, or the address cannot be bound.
+        LMLError: If a model that is offered, the dtype or the device is not there, gradio is not installed, or the
+            address cannot be bound.
     """
+    for model in offer.models:
+        check_model(model)
+    check_choice("dtype", offer.dtype, DTYPES)
     check_device(offer.device)
     with tempfile.TemporaryDirectory(prefix="lml-app-pages-") as copies, _until_ended() as ended:
         # Where gradio puts its copies of what it shows; it reads this when the page is built.

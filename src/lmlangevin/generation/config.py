@@ -117,7 +117,7 @@ class GenerateConfig(Conditions):
         object.__setattr__(self, "out", as_place(self.out))
         if self.overwrite and self.resume:
             raise LMLError("overwrite and resume exclude each other: one deletes what the other keeps; give one.")
-        self._check_model()
+        check_model(self.model)
         self._check_conditions(self.model, built_in=self.model in BUILT_IN)
         self._set_scheduler()
         self._check_langevin()
@@ -127,7 +127,7 @@ class GenerateConfig(Conditions):
         self._check_lml()
         self._check_calibration()
         self._check_release()
-        _check_choice("dtype", self.dtype, DTYPES)
+        check_choice("dtype", self.dtype, DTYPES)
         self._check_grid()
         check_device(self.device)
 
@@ -304,7 +304,7 @@ class GenerateConfig(Conditions):
         LMLConfig(
             kappa=self.kappa, damping=self.damping, gain=self.gain, rank=self.rank, control=self.control or CONSTANT
         )
-        _check_choice("placement", self.placement, ("score", "reference"))
+        check_choice("placement", self.placement, ("score", "reference"))
         if self.lml:
             return
         if self.compare:
@@ -313,18 +313,6 @@ class GenerateConfig(Conditions):
             if getattr(self, name) is not None:
                 raise LMLError(f"{name}={getattr(self, name)} has no effect with no-lml; leave one of them out.")
 
-    def _check_model(self) -> None:
-        if self.model in BUILT_IN:
-            return
-        folder = Path(self.model)
-        if folder.is_dir():
-            check_model_folder(folder)
-        elif not _HUB_ID.fullmatch(self.model):
-            raise LMLError(
-                f"model={self.model!r} is unknown; give {', '.join(BUILT_IN)}, the folder of a diffusers pipeline, "
-                "or a hub id such as owner/name."
-            )
-
     def _check_grid(self) -> None:
         if self.timestep_spacing is not None and self.sigmas is not None:
             raise LMLError(
@@ -332,9 +320,9 @@ class GenerateConfig(Conditions):
                 "give one of them."
             )
         if self.timestep_spacing is not None:
-            _check_choice("timestep_spacing", self.timestep_spacing, SPACINGS)
+            check_choice("timestep_spacing", self.timestep_spacing, SPACINGS)
         if self.sigmas is not None:
-            _check_choice("sigmas", self.sigmas, SIGMAS)
+            check_choice("sigmas", self.sigmas, SIGMAS)
         from lmlangevin.schedulers.names import find_scheduler, grid_config
 
         entry = find_scheduler(self.scheduler)
@@ -370,7 +358,26 @@ def flow_mismatch(scheduler: str, model: str, *, flow_model: bool) -> str:
     )
 
 
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def check_model(model: str) -> None:
+    """Refuse a model that is no built-in one, no folder of a pipeline and no hub id; nothing is loaded.
+
+    Raises:
+        LMLError: For such a name, or a folder that cannot be loaded.
+    """
+    if model in BUILT_IN:
+        return
+    folder = Path(model)
+    if folder.is_dir():
+        check_model_folder(folder)
+    elif not _HUB_ID.fullmatch(model):
+        raise LMLError(
+            f"model={model!r} is unknown; give {', '.join(BUILT_IN)}, the folder of a diffusers pipeline, or a hub id "
+            "such as owner/name."
+        )
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Refuse a value that is none of the choices of an argument, with a line that lists them."""
     if value not in choices:
         raise LMLError(f"{name}={value!r} is unknown; give one of {', '.join(choices)}.")
 
