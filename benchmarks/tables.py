@@ -294,9 +294,16 @@ def overhead_steps_table() -> str:
         for row in data["ranks"]
         if "compiled" in row
     )
+    growth = "; ".join(
+        "x".join(map(str, row["shape"]))
+        + " "
+        + " and ".join(f"{row[kind]['of_floor']['median']:.1f}" for kind in ("eager", "compiled") if kind in row)
+        for row in data["growth"]
+    )
     memory = max((row["memory"] for row in data["rows"] if row["bytes"] >= 4 * 2**20), key=lambda m: m["peak"])
     note = (
-        f"The same run as above. Compiled, of the floor by rank, 8x4x128x128 float32: {ranks}. Memory of a correction "
+        f"The same run as above. Compiled, of the floor by rank, 8x4x128x128 float32: {ranks}. Eager and "
+        f"compiled, of the floor, with batch and pixels, float32: {growth}. Memory of a correction "
         f"at 4 MiB and more: {memory['kept']:.2f} predictions stay (the result and the copy), {memory['peak']:.2f} at "
         "the peak, of which what exceeds them is the buffers of a block and does not grow."
     )
