@@ -261,14 +261,20 @@ def test_what_the_job_refuses_later_is_raised_where_it_is_watched(home: Path) ->
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        ("../../etc", "holds no model_index.json"),
+        ("../../other", "holds no model_index.json"),
+        ("../../absent", "is unknown"),
         ("/etc/passwd", "is unknown"),
         ("~/pipeline", "is unknown"),
         ("file:///etc", "is unknown"),
         ("a\0b", "is unknown"),
     ],
 )
-def test_a_name_that_is_no_pipeline_is_refused_where_any_may_be_given(model: str, sentence: str, home: Path) -> None:
+def test_a_name_that_is_no_pipeline_is_refused_where_any_may_be_given(
+    model: str, sentence: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "deep" / "down").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "deep" / "down")
     with pytest.raises(LMLError, match=sentence):
         for _ in _run(offer=Offer(any_model=True), model=model, scheduler="own", grid="own", images=1).watch():
             pass
