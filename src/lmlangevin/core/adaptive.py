@@ -41,7 +41,7 @@ import torch
 from torch import Tensor
 
 from lmlangevin.core.correction import LMLInfo
-from lmlangevin.core.passes import scalar_dtype
+from lmlangevin.core.passes import column, scalar_dtype
 
 
 @dataclass(frozen=True)
@@ -270,18 +270,19 @@ def adapt(
         slope.add_(state.forecast)
     if untouched is not None:
         # Someone else moved the sample: the last step cannot be judged, and nothing follows from it.
-        defect, slope = (torch.where(_column(untouched, n), value, 0) for value in (defect, slope))
+        defect, slope = (_replace(~untouched, value) for value in (defect, slope))
     defect.mul_(repair)
-    moved = torch.addcmul(n, defect, _column((1 - share) / level, n))
+    moved = torch.addcmul(n, defect, _scaled((1 - share) / level, n))
     forecast = None
     if state.slope is not None and belief:
-        forecast = slope * _column(belief * _persistence(slope, state.slope, constants.growth), n)
+        forecast = slope * _scaled(belief * _persistence(slope, state.slope, constants.growth), n)
         moved = moved.add_(forecast)
 
-    # Never NaN from a finite input: an overflow in any scalar leaves the sample as it came.
-    finite = _column(share + _dot(moved, moved) + _dot(defect, defect) < math.inf, n)
-    moved, defect = torch.where(finite, moved, n), torch.where(finite, defect, 0)
-    forecast = None if forecast is None else torch.where(finite, forecast, 0)
+    # Never NaN from a finite input: what overflows anywhere leaves the sample as it came. A product of the two shows
+    # every infinity in either, since one times 0 is NaN.
+    overflown = ~torch.isfinite(share + _dot(moved, defect))
+    moved, defect = _replace(overflown, moved, n), _replace(overflown, defect)
+    forecast = None if forecast is None else _replace(overflown, forecast)
     following = AdaptiveState(
         (level, previous),
         logs[:2],
@@ -305,28 +306,42 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return torch.linalg.vecdot(a.flatten(1), b.flatten(1)).to(scalar_dtype(a.device))
 
 
-def _column(value: Tensor, like: Tensor) -> Tensor:
-    """Shape one value a sample so that it multiplies `like`."""
-    value = value if value.dtype == torch.bool else value.to(like.dtype)
-    return value.view((-1,) + (1,) * (like.ndim - 1))
+def _scaled(value: Tensor, like: Tensor) -> Tensor:
+    """Shape and narrow one number a sample so that it multiplies `like`."""
+    return column(value.to(like.dtype), like)
 
 
-def _cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Return the cosine of every sample's angle, 0 where a length is 0."""
-    product = _dot(a, b) * torch.rsqrt(_dot(a, a) * _dot(b, b))
-    return torch.where(torch.isfinite(product), product, 0).clamp(-1, 1)
+def _replace(chosen: Tensor, value: Tensor, by: Tensor | None = None) -> Tensor:
+    """Return `value`, which may be overwritten, with zeros or the values of `by` in the chosen samples, (batch,) bool."""
+    if chosen.device.type != "cpu" or torch.compiler.is_compiling():
+        return torch.where(column(chosen, value), 0 if by is None else by, value)
+    # As a rule nothing is chosen, and torch.where takes longer than what made the tensors. A mask as an index makes the
+    # host wait for a GPU, but not for a CPU; to write a number by it takes as long as torch.where.
+    value[chosen] = value[chosen].zero_() if by is None else by[chosen]
+    return value
+
+
+def _quotient(a: Tensor, b: Tensor) -> Tensor:
+    """Return a / b, 0 where that is not finite."""
+    return torch.nan_to_num(a / b, 0.0, 0.0, 0.0)
+
+
+def _cosine(product: Tensor, a2: Tensor, b2: Tensor) -> Tensor:
+    """Return the cosine of every sample's angle from <a, b>, ||a||^2 and ||b||^2; 0 where a length is 0."""
+    return _quotient(product, torch.sqrt(a2 * b2)).clamp(-1, 1)
 
 
 def _signal_share(n: Tensor, predictions: tuple[Tensor, ...]) -> Tensor:
     if len(predictions) < 2:
         return torch.zeros(n.shape[0], dtype=scalar_dtype(n.device), device=n.device)
-    return _cosine(n - predictions[0], predictions[0] - predictions[1]).clamp(min=0)
+    now, before = n - predictions[0], predictions[0] - predictions[1]
+    return _cosine(_dot(now, before), _dot(now, now), _dot(before, before)).clamp(min=0)
 
 
 def _persistence(slope: Tensor, before: Tensor, growth: float) -> Tensor:
-    ratio = torch.sqrt(_dot(slope, slope) / _dot(before, before))
-    ratio = torch.where(torch.isfinite(ratio), ratio, 0).clamp(max=growth)
-    return _cosine(slope, before).clamp(min=0) * ratio
+    slope2, before2 = _dot(slope, slope), _dot(before, before)
+    ratio = _quotient(slope2, before2).sqrt().clamp(max=growth)
+    return _cosine(_dot(slope, before), slope2, before2).clamp(min=0) * ratio
 
 
 def _stride_ahead(level: float, next_level: float) -> float:
@@ -342,6 +357,6 @@ def _nothing(n: Tensor) -> LMLInfo:
 def _describe(n: Tensor, moved: Tensor, previous: Tensor) -> LMLInfo:
     """Return the equivalent rank-one gain, least squares along n_{i-1} - n_i, and the angle of the correction."""
     change, direction = moved - n, previous - n
-    gain = -_dot(change, direction) / _dot(direction, direction)
-    angle = torch.acos(_cosine(n, moved))
-    return LMLInfo(torch.where(torch.isfinite(gain), gain, 0)[:, None], angle, (change == 0).flatten(1).all(1))
+    gain = -_quotient(_dot(change, direction), _dot(direction, direction))
+    angle = torch.acos(_cosine(_dot(n, moved), _dot(n, n), _dot(moved, moved)))
+    return LMLInfo(gain[:, None], angle, (change == 0).flatten(1).all(1))

@@ -209,6 +209,6 @@ def correct(
     )
     kept = max(config.rank, depth)
     # Detached, or a run outside no_grad would keep the graph of every step before.
-    info = LMLInfo(*(value.detach() for value in info))
+    info = LMLInfo(*(value.detach() if value.requires_grad else value for value in info))
     previous = (copy.detach(), *state.previous)[:kept]
     return corrected, LMLState(previous, (info, *state.infos)[:kept], state.step + 1), info

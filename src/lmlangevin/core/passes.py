@@ -12,6 +12,7 @@ prediction but what it returns.
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -71,8 +72,10 @@ class Passes:
         height, width = min(rows, max(1, size // columns)), min(columns, size)
         self._rows = [slice(top, min(top + height, rows)) for top in range(0, rows, height)]
         self._columns = [slice(left, min(left + width, columns)) for left in range(0, columns, width)]
+        self._one = len(self._rows) == len(self._columns) == 1
         space = max(height * width, min(columns, PROBE))
         self._buffers = torch.empty((len(previous) + 2, space), dtype=self._work, device=n.device)
+        self._shaped: Sequence[Tensor] = ()
 
     def moments(self) -> Moments:
         """Reduce the prediction and the earlier ones to the inner products that a solve needs.
@@ -87,7 +90,7 @@ class Passes:
         sums, shifts = [], []
         for rows in self._rows:
             shift = self._shift([t[rows, :PROBE] for t in self._flat])
-            parts = [self._products([t[rows, columns] for t in self._flat], shift) for columns in self._columns]
+            parts = [self._products(self._block(rows, columns), shift) for columns in self._columns]
             sums.append(functools.reduce(operator.add, parts))
             shifts.append(shift)
         if len(sums) == 1:
@@ -120,8 +123,8 @@ class Passes:
         keep = _settled(keep)
         if self._whole:
             kept = n.clone() if copy else None
-            d = self._narrow(self._combine(self._tensors, surplus, gains), n.dtype).to(n.dtype)
-            d = torch.where(_column(keep, n), n, d)
+            d = cut_to_range(self._combine(self._tensors, surplus, gains), n.dtype).to(n.dtype)
+            d = torch.where(column(keep, n), n, d)
             return (d if out is None else out.copy_(d)), kept
         # A mask as an index makes the host wait for a GPU. On a CPU it costs little where no sample is kept, as is the
         # rule, and torch.where takes as long as everything else here together.
@@ -131,13 +134,13 @@ class Passes:
         # Where nothing that is still to be read lies there, d is formed in its place.
         in_place = out is None and n.dtype == self._work
         for rows in self._rows:
-            part = surplus[rows], [gain[rows] for gain in gains]
+            scales = surplus[rows], [gain[rows] for gain in gains]
             for columns in self._columns:
-                block, place = [t[rows, columns] for t in self._flat], flat_result[rows, columns]
+                block, place = self._block(rows, columns), self._part(flat_result, rows, columns)
                 if flat_kept is not None:
-                    flat_kept[rows, columns].copy_(block[0])  # before d, which may be written over n
-                d = self._combine(block, *part, place=place if in_place else None)
-                d = self._narrow(d, n.dtype)
+                    self._part(flat_kept, rows, columns).copy_(block[0])  # before d, which may be written over n
+                d = self._combine(block, *scales, place=place if in_place else None)
+                d = cut_to_range(d, n.dtype)
                 if own is None:
                     d = torch.where(keep[rows, None], block[0], d)
                 if d.data_ptr() != place.data_ptr():
@@ -150,9 +153,20 @@ class Passes:
 
     # On a block, or on whole tensors --------------------------------------------------------------------------------
 
+    def _part(self, flat: Tensor, rows: slice, columns: slice) -> Tensor:
+        # Half the time of a small prediction goes into views of what is whole already.
+        return flat if self._one else flat[rows, columns]
+
+    def _block(self, rows: slice, columns: slice) -> list[Tensor]:
+        return [self._part(t, rows, columns) for t in self._flat]
+
     def _buffer(self, slot: int, like: Tensor) -> Tensor | None:
         """Return a buffer of a block's shape; None where an operation is to allocate its result."""
-        return None if self._buffers is None else self._buffers[slot, : like.numel()].view(like.shape)
+        if self._buffers is None:
+            return None
+        if not self._shaped or self._shaped[0].shape != like.shape:
+            self._shaped = self._buffers[:, : like.numel()].view(-1, *like.shape).unbind()
+        return self._shaped[slot]
 
     def _widen(self, slot: int, t: Tensor) -> Tensor:
         """Return a block in float32 or wider: itself where it is that already."""
@@ -163,7 +177,7 @@ class Passes:
 
     def _dot(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the inner product of every row. torch.sum adds in a tree; torch.dot loses two digits on a block."""
-        return torch.mul(a, b, out=self._buffer(-1, a)).flatten(1).sum(1)
+        return torch.mul(a, b, out=self._buffer(-1, a)).sum(tuple(range(1, a.ndim)))
 
     def _shift(self, block: Sequence[Tensor]) -> list[Tensor]:
         """Return c_j as far as a block tells."""
@@ -177,7 +191,7 @@ class Passes:
         """Return <n, n>, all <n, S_j>, and all <S_i, S_j> with j <= i, one below the other, (numbers, rows)."""
         n = self._widen(0, block[0])
         offsets = [
-            torch.addcmul(self._widen(j, p), n, _column(c, n), value=-1, out=self._buffer(j, n))
+            torch.addcmul(self._widen(j, p), n, column(c, n), value=-1, out=self._buffer(j, n))
             for j, (p, c) in enumerate(zip(block[1:], shift, strict=True), 1)
         ]
         pairs = [(offsets[i], offsets[j]) for i in range(len(offsets)) for j in range(i + 1)]
@@ -206,19 +220,11 @@ class Passes:
         n = self._widen(0, block[0])
         place = self._buffer(-1, n) if place is None else place
         # n + g (p - n) in one operation, with the difference formed before it is multiplied.
-        d = torch.lerp(n, self._widen(1, block[1]), _column(gains[0], n), out=place)
+        d = torch.lerp(n, self._widen(1, block[1]), column(gains[0], n), out=place)
         for j, gain in enumerate(gains[1:], 2):
             offset = torch.sub(self._widen(j, block[j]), n, out=self._buffer(j, n))
-            d = d.addcmul_(offset, _column(gain, n))
-        return d.addcmul_(n, _column(surplus, n))
-
-    def _narrow(self, d: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return d, which may be overwritten, cut to the range of a dtype that is no wider."""
-        if d.dtype == dtype:
-            return d
-        # An element of d can exceed every element of n (their norms are equal), and float16 ends at 65504.
-        limit = torch.finfo(dtype).max
-        return d.clamp_(-limit, limit)
+            d = d.addcmul_(offset, column(gain, n))
+        return d.addcmul_(n, column(surplus, n))
 
     # Layout -----------------------------------------------------------------------------------------------------------
 
@@ -260,5 +266,16 @@ def _settled(value: Tensor) -> Tensor:
     return value.as_strided(value.shape, value.stride()) if torch.compiler.is_compiling() else value
 
 
-def _column(value: Tensor, like: Tensor) -> Tensor:
+def column(value: Tensor, like: Tensor) -> Tensor:
+    """Shape one value a sample, (batch,), so that it multiplies or selects the samples of `like`."""
     return value.view((-1,) + (1,) * (like.ndim - 1))
+
+
+def cut_to_range(d: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return d, which may be overwritten, with what is beyond the range of a dtype that is no wider cut to its largest.
+
+    An element of d can exceed every element of n, as their norms are equal, and float16 ends at 65504. The largest
+    bfloat16 has a square beyond float32: a prediction that comes near it has no finite norm, and is never turned.
+    """
+    limit = torch.finfo(dtype).max
+    return d.clamp_(-limit, limit) if limit < math.sqrt(torch.finfo(d.dtype).max) else d

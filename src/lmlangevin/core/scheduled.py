@@ -18,7 +18,7 @@ from torch import Tensor
 from lmlangevin.core.config import MAX_RANK
 from lmlangevin.core.correction import LMLInfo, LMLState, continues, untouched
 from lmlangevin.core.errors import LMLError
-from lmlangevin.core.passes import scalar_dtype
+from lmlangevin.core.passes import column, cut_to_range, scalar_dtype
 
 _KEYS = ("sigmas", "gains", "restore_norm")
 
@@ -162,13 +162,9 @@ def combine(
     n2, d2 = (torch.linalg.vecdot(v, v).to(wide) for v in (flat_n, flat_d))
     cosine = torch.linalg.vecdot(flat_n, flat_d).to(wide) * torch.rsqrt(n2 * d2)
     usable = torch.isfinite(cosine)
-    column = (-1,) + (1,) * (n.ndim - 1)
     if restore_norm:
-        d = d * (n2 * torch.rsqrt(n2 * d2)).to(work).view(column)
-    if work != prediction.dtype:
-        limit = torch.finfo(prediction.dtype).max
-        d = d.clamp(-limit, limit)
-    d = torch.where(usable.view(column), d, n).to(prediction.dtype)
+        d = d * column((n2 * torch.rsqrt(n2 * d2)).to(work), n)
+    d = torch.where(column(usable, n), cut_to_range(d, prediction.dtype), n).to(prediction.dtype)
     angle = torch.where(usable, torch.acos(cosine.clamp(-1, 1)), 0)
     return d, LMLInfo(row.masked_fill(~usable[:, None], 0), angle, ~usable)
 
