@@ -312,7 +312,7 @@ def _scaled(value: Tensor, like: Tensor) -> Tensor:
 
 
 def _replace(chosen: Tensor, value: Tensor, by: Tensor | None = None) -> Tensor:
-    """Return `value`, which may be overwritten, with zeros or the values of `by` in the chosen samples, (batch,) bool."""
+    """Return `value`, which may be overwritten, with zeros or what is in `by` in the chosen samples, (batch,) bool."""
     if chosen.device.type != "cpu" or torch.compiler.is_compiling():
         return torch.where(column(chosen, value), 0 if by is None else by, value)
     # As a rule nothing is chosen, and torch.where takes longer than what made the tensors. A mask as an index makes the
