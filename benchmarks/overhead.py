@@ -1,6 +1,6 @@
 """What the correction costs: `python benchmarks/overhead.py [cpu|gpu]`, ratios measured in one run, interleaved.
 
-Every row repeats (ours, base, ours, base, ...) and takes the median of the ratio of neighbours, so that what slows the
+Every row calls ours and the base in turn and takes the median of the ratio of neighbours, so that what slows the
 machine slows both. Tensors come from a pool that is larger than the caches, as predictions are between which a network
 has run.
 """
@@ -8,12 +8,16 @@ has run.
 from __future__ import annotations
 
 import argparse
+import collections
+import functools
 import itertools
 import platform
 import statistics
+import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from _common import RESULTS, VP_CONFIG, embedded_network, noise_for, save
 from lmlangevin.core import LMLConfig, LMLState, correct
+from lmlangevin.generation.config import GenerateConfig
+from lmlangevin.generation.job import generate
 from lmlangevin.generation.sampling import sample, without_known_warnings
 from lmlangevin.schedulers import build_scheduler
 from lmlangevin.schedulers.release import textbook_direction
@@ -59,14 +65,19 @@ class Clock:
         return time.perf_counter() - began
 
     def interleaved(self, calls: dict[str, Callable[[], Any]], seconds: float) -> dict[str, list[float]]:
-        """Call all in turn, for about so many seconds and five times at least, after two rounds to warm up."""
+        """Call all in turn, for about so many seconds and five times at least, after two rounds to warm up.
+
+        Every round begins with another one, or what each call leaves in the caches would always meet the same next.
+        """
         for call in (*calls.values(), *calls.values()):
             call()
         times: dict[str, list[float]] = {name: [] for name in calls}
+        order = collections.deque(calls)
         began = time.perf_counter()
         while len(next(iter(times.values()))) < 5 or time.perf_counter() - began < seconds:
-            for name, call in calls.items():
-                times[name].append(self.once(call))
+            for name in order:
+                times[name].append(self.once(calls[name]))
+            order.rotate(1)
         return times
 
 
@@ -208,7 +219,10 @@ def step_row(sampler: str, shape: tuple[int, ...], device: str, clock: Clock, se
 
 def generation_rows(device: str, clock: Clock, seconds: float) -> list[dict[str, Any]]:
     """Measure whole generations on the embedded model, and on a UNet of SDXL's size where there is a GPU."""
-    rows = [_generation("embedded", embedded_network().to(device), (32, 3, 32, 32), {}, device, clock, seconds)]
+    rows = [
+        _generation("embedded", embedded_network().to(device), (32, 3, 32, 32), {}, device, clock, seconds),
+        _job(device, clock, seconds),
+    ]
     if device == "cuda":
         network, arguments = _sdxl_network()
         rows.append(_generation("SDXL-sized", network, (1, 4, 128, 128), arguments, device, clock, seconds))
@@ -240,7 +254,30 @@ def _generation(
         name: lambda scheduler=scheduler: sample(called, scheduler, noise, [], steps=8, dtype=dtype, device=device)
         for name, scheduler in arms.items()
     }
-    times = clock.interleaved(calls, seconds)
+    return _generation_row(title, shape, dtype, clock.interleaved(calls, seconds))
+
+
+def _job(device: str, clock: Clock, seconds: float) -> dict[str, Any]:
+    """Measure what `lml generate` does: the samples, the record of every step, the files."""
+    common: dict[str, Any] = {
+        "scheduler": "ddim", "steps": 8, "num_images": 96, "batch_size": 32, "seed": FIRST_SEED, "device": device,
+        "overwrite": True,
+    }  # fmt: skip
+    arms: dict[str, dict[str, Any]] = {
+        "plain": {"lml": False}, "constant": {"gain": 0.7}, "adaptive": {"control": "adaptive"},
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        calls: dict[str, Callable[[], Any]] = {
+            name: functools.partial(generate, GenerateConfig(out=Path(folder) / name, **common, **arm))
+            for name, arm in arms.items()
+        }
+        times = clock.interleaved(calls, seconds)
+    return _generation_row("embedded, by `lml generate`, 96 images", (32, 3, 32, 32), torch.float32, times)
+
+
+def _generation_row(
+    title: str, shape: tuple[int, ...], dtype: torch.dtype, times: dict[str, list[float]]
+) -> dict[str, Any]:
     return {
         "model": title,
         "shape": list(shape),
@@ -311,7 +348,7 @@ def main() -> None:
                 list(itertools.product(SAMPLERS, [(1, 4, 64, 64), (32, 3, 32, 32)])), description="steps"
             )
         ]
-        generations = generation_rows(device, clock, 150 * given.seconds)  # a call takes about a second
+        generations = generation_rows(device, clock, 250 * given.seconds)  # a call takes about a second
     name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
     save(
         RESULTS / f"overhead_{given.device}.json",

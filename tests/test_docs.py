@@ -23,9 +23,13 @@ def anchors(page: Path) -> set[str]:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
     found: set[str] = set()
     for heading in re.findall(r"^#+ (.*)$", text, flags=re.M):
-        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
-        found.add(re.sub(r"[^\w\- ]", "", plain).strip().lower().replace(" ", "-"))
+        found.add(slug(heading))
     return found
+
+
+def slug(heading: str) -> str:
+    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+    return re.sub(r"[^\w\- ]", "", plain).strip().lower().replace(" ", "-")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -49,6 +53,47 @@ def test_the_tables_are_those_of_the_result_files(monkeypatch: pytest.MonkeyPatc
         assert names
         assert names == re.findall(r"<!-- /table:([\w-]+) -->", text)
         assert set(names) <= set(tables["TABLES"])
+
+
+def section(page: Path, anchor: str) -> str:
+    """The part of a page that an anchor leads to; the whole of it for none."""
+    if not anchor:
+        return page.read_text(encoding="utf-8")
+    level, lines = 0, []
+    for line in page.read_text(encoding="utf-8").splitlines():
+        heading = re.match(r"(#+) (.*)", line)
+        if heading and level and len(heading[1]) <= level:
+            break
+        if heading and slug(heading[2]) == anchor:
+            level = len(heading[1])
+        if level:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def figures(text: str) -> list[str]:
+    return re.findall(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w.]*\w)", text)
+
+
+@pytest.mark.parametrize("name", ["faq.md", "choosing.md"])
+def test_figures_in_the_prose_are_in_the_tables_that_it_links_to(name: str) -> None:
+    page = ROOT / "docs" / name
+    text = page.read_text(encoding="utf-8")
+    generated = r"<!-- table:([\w-]+) -->.*?<!-- /table:\1 -->"
+    here = "\n".join(match[0] for match in re.finditer(generated, text, flags=re.S))
+    text = re.sub(r"```.*?```", "", re.sub(generated, "", text, flags=re.S), flags=re.S)
+    checked = 0
+    for paragraph in re.split(r"\n\n|\n(?=[-|])", text):
+        prose = re.sub(r"`[^`]*`|\]\([^)]*\)|Diffusion [\d.]+", "", paragraph)
+        # Measured, and not a version or a number of steps: with decimals, per cent, or so many of so many.
+        stated = [n for n in figures(prose) if "." in n or re.search(rf"\b{n}(%| of (the )?\d)", prose)]
+        places = [link.partition("#") for link in links(paragraph) if not link.startswith("http")]
+        known = figures("\n".join([here, *(section(page.parent / path, anchor) for path, _, anchor in places)]))
+        for n in stated:
+            digits = len(n.partition(".")[2])
+            assert any(round(float(other), digits) == float(n) for other in known), f"{n} in: {paragraph}"
+        checked += len(stated)
+    assert checked >= 4
 
 
 def test_every_result_file_says_how_it_was_made() -> None:
