@@ -59,11 +59,12 @@ def test_blocks_of_any_size_find_the_same(
     n, *previous = draw(seed, shape, rank, dtype)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(passes, "CPU_BLOCK", size)
-        found = moments(n, previous)
+        both = Passes(n, previous)
+        found = both.moments()
         scale = torch.linspace(0.5, 1.5, shape[0], dtype=torch.float64)
         gains = [0.3 * scale - 0.1 * j for j in range(rank)]
         keep = torch.arange(shape[0]) % 3 == 1
-        d, copy = Passes(n, previous).write(scale - 1, gains, keep, copy=True)
+        d, copy = both.write(scale, gains, keep, copy=True)
     norm2, along, gram = dense_moments(n, previous)
     eps = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
     count = n[0].numel()
@@ -77,8 +78,8 @@ def test_blocks_of_any_size_find_the_same(
     assert copy is not None and torch.equal(copy, n) and copy.data_ptr() != n.data_ptr()
     view = (-1,) + (1,) * (n.ndim - 1)
     want = n.double() * scale.view(view)
-    for p, gain in zip(previous, gains, strict=True):
-        want = want + (p.double() - n.double()) * gain.view(view)
+    for p, gain, share in zip(previous, gains, along, strict=True):
+        want = want - (p.double() - n.double() * (1 + share.view(view))) * gain.view(view)
     assert torch.equal(d[keep], n[keep])
     torch.testing.assert_close(d[~keep].double(), want[~keep], rtol=4 * torch.finfo(dtype).eps, atol=16 * eps)
 

@@ -14,16 +14,17 @@ digits of the difference in float32 at the dampings of the paper; here n is kept
 
 from __future__ import annotations
 
-import functools
 import math
-import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lmlangevin.core.passes import Passes
+from lmlangevin.core.passes import Passes, sum_of
+
+LARGEST_GAIN = 1e12
+"""Largest coefficient of a P_j of n's size or less: beyond it there is only rounding left to be multiplied."""
 
 
 class Solve(NamedTuple):
@@ -55,10 +56,6 @@ def per_sample(value: float | Tensor, like: Tensor) -> Tensor:
 def _number(value: float | Tensor, like: Tensor) -> float | Tensor:
     """Return one value a sample, or the number that is everyone's, which needs no tensor."""
     return per_sample(value, like) if isinstance(value, Tensor) else float(value)
-
-
-def _total(values: Iterable[Tensor]) -> Tensor:
-    return functools.reduce(operator.add, values)
 
 
 def factors(n: Tensor, previous: Sequence[Tensor], kappa: float | Tensor) -> list[Tensor]:
@@ -130,20 +127,20 @@ def solve(
     if absolute:
         lam = share * share * damping / norm2
     else:
-        lam = marquardt(damping, _total(torch.addcmul(gram[j][j], b, b) for j, b in enumerate(beta)), r)
+        lam = marquardt(damping, sum_of(torch.addcmul(gram[j][j], b, b) for j, b in enumerate(beta)), r)
 
     gain = _solve_spd([[gram[i][j] + lam if i == j else gram[i][j] for j in range(r)] for i in range(r)], beta)
-    tangent2 = _total(gain[i] * gain[j] * gram[i][j] for i in range(r) for j in range(r)).clamp_min(0)
+    tangent2 = sum_of(gain[i] * gain[j] * gram[i][j] for i in range(r) for j in range(r)).clamp_min(0)
     scale = torch.rsqrt(1 + tangent2)
     # One test catches everything: a zero norm, an overflow and a NaN in any input all end in one of these scalars, and
     # then in their sum. Below the smallest norm the squares of the elements lose digits to underflow, and the norm
     # could not be restored.
     smallest = torch.finfo(torch.promote_types(n.dtype, torch.float32)).tiny * 2**24
-    identity = ~((norm2 > smallest) & (norm2 + tangent2 < math.inf))
-    # n - sum_j g_j P_j with P_j = D_j - a_j n, and the norm restored.
     turned = [scale * g for g in gain]
-    own = scale
-    for g, a in zip(turned, along, strict=True):
-        own = torch.addcmul(own, g, a)
-    direction, kept = passes.write(own - 1, [-g for g in turned], identity, out=out, copy=copy)
+    # Along a P that is zero to rounding no gain is too large to be true, and n is the answer.
+    reach = norm2 + tangent2
+    for g in turned:
+        reach = torch.addcmul(reach, g, g, value=torch.finfo(reach.dtype).max / LARGEST_GAIN**2)
+    identity = ~((norm2 > smallest) & (reach < math.inf))
+    direction, kept = passes.write(scale, turned, identity, out=out, copy=copy)
     return Solve(direction, torch.stack(gain, dim=1), torch.atan(tangent2.sqrt()), identity, kept)

@@ -1,8 +1,9 @@
 """The two passes over memory that a correction takes: one that reduces, one that writes.
 
 The first reads the prediction n and the earlier predictions p_j and leaves a few numbers a sample; the second reads
-them once more and writes the corrected prediction, with the copy of n that the next step needs. Every sum is over
-D_j = p_j - n, which is formed where it is used and never kept.
+them once more and writes the corrected prediction, with the copy of n that the next step needs. Both work with
+S_j = p_j - c_j n, where the number c_j takes away nearly all that p_j has along n: of two predictions that are nearly
+parallel, or of which one is far larger, only such a difference keeps its digits.
 
 Compiled (`torch.compile`) each pass is one kernel over whole tensors. Otherwise the same operations run on blocks of
 bounded size, in a few buffers that stay in the cache: a correction then allocates nothing that grows with the
@@ -14,7 +15,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,7 +28,10 @@ DEVICE_BLOCK = 2**24
 """Elements of a block elsewhere, where launching an operation costs more than memory does."""
 
 PROBE = 4096
-"""Elements of each sample that the shift is estimated from."""
+"""Elements of each sample that c is estimated from where the pass goes over whole tensors, spread over all of it."""
+
+LARGEST_SHIFT = 4.0
+"""Bound on |c| so estimated: if those elements are not like the others, hardly any digits are lost yet."""
 
 
 class Moments(NamedTuple):
@@ -62,6 +66,10 @@ class Passes:
         self._work = torch.promote_types(n.dtype, torch.float32)
         self._whole = _takes_whole(self._tensors)
         self._buffers: Tensor | None = None
+        self._one = False  # whether there is one block, whose S_j stay in the buffers from one pass to the next
+        self._held: list[Tensor] = []
+        self._shifts: list[Tensor] = []
+        self._rest: list[Tensor] = []
         if self._whole:
             return
         # The elements in the order of memory, so that flattening them copies nothing.
@@ -73,25 +81,31 @@ class Passes:
         self._rows = [slice(top, min(top + height, rows)) for top in range(0, rows, height)]
         self._columns = [slice(left, min(left + width, columns)) for left in range(0, columns, width)]
         self._one = len(self._rows) == len(self._columns) == 1
-        space = max(height * width, min(columns, PROBE))
-        self._buffers = torch.empty((len(previous) + 2, space), dtype=self._work, device=n.device)
+        self._buffers = torch.empty((len(previous) + 2, height * width), dtype=self._work, device=n.device)
         self._shaped: Sequence[Tensor] = ()
 
     def moments(self) -> Moments:
         """Reduce the prediction and the earlier ones to the inner products that a solve needs.
 
-        ||P||^2 = ||D||^2 - <n, D>^2 / ||n||^2 cancels where D is nearly parallel to n, and to form P first would read
-        everything once more. So the sums are of S_j = p_j - c_j n with c_j what the first elements say that p_j is
-        along n: what S has along n is then no larger than what it has across.
+        A block says exactly how much of p_j is along n in it, and the sums over blocks are put together without a
+        difference of large numbers. A compiler would read everything twice for that; there, some of the elements tell.
         """
         if self._whole:
-            shift = self._shift([t.flatten(1)[:, :PROBE] for t in self._tensors])
-            return self._settle(self._products(self._tensors, shift), shift)
+            step = max(1, math.prod(self._tensors[0].shape[1:]) // PROBE)
+            shift = self._shift([t.flatten(1)[:, ::step] for t in self._tensors])[1]
+            shift = [_settled(c.clamp(-LARGEST_SHIFT, LARGEST_SHIFT)) for c in shift]
+            n, *offsets = self._offsets(self._tensors, shift)
+            return self._settle(self._products(n, offsets, self._dot(n, n)), shift)
         sums, shifts = [], []
         for rows in self._rows:
-            shift = self._shift([t[rows, :PROBE] for t in self._flat])
-            parts = [self._products(self._block(rows, columns), shift) for columns in self._columns]
-            sums.append(functools.reduce(operator.add, parts))
+            parts = []
+            for columns in self._columns:
+                wide = [self._widen(j, t) for j, t in enumerate(self._block(rows, columns))]
+                norm2, shift = self._shift(wide)
+                n, *offsets = self._held = self._offsets(wide, shift)
+                parts.append((self._products(n, offsets, norm2), shift))
+            found, shift = parts[0] if len(parts) == 1 else _together(parts)
+            sums.append(found)
             shifts.append(shift)
         if len(sums) == 1:
             return self._settle(sums[0], shifts[0])
@@ -99,17 +113,17 @@ class Passes:
 
     def write(
         self,
-        surplus: Tensor,
+        scale: Tensor,
         gains: Sequence[Tensor],
         keep: Tensor,
         *,
         out: Tensor | None = None,
         copy: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Write d = n + surplus * n + sum_j gains_j D_j, and n itself for the samples that are to be kept.
+        """Write d = scale * n - sum_j gains_j P_j, and n itself for the samples that are to be kept. After `moments`.
 
         Args:
-            surplus: (batch,).
+            scale: (batch,).
             gains: r tensors (batch,).
             keep: (batch,) bool.
             out: Where to write d, of n's shape, dtype and device; may be n itself. None allocates it.
@@ -119,12 +133,16 @@ class Passes:
             d and the copy (None without one), in n's dtype; values beyond its range are cut to its largest.
         """
         n = self._tensors[0]
+        surplus = scale - 1
+        for gain, rest in zip(gains, self._rest, strict=True):
+            surplus = torch.addcmul(surplus, gain, rest)  # P = S - rest n
+        shift = [_settled(c) for c in self._shifts]
         surplus, *gains = (_settled(value.to(self._work)) for value in (surplus, *gains))
         keep = _settled(keep)
         if self._whole:
             kept = n.clone() if copy else None
-            d = cut_to_range(self._combine(self._tensors, surplus, gains), n.dtype).to(n.dtype)
-            d = torch.where(column(keep, n), n, d)
+            d = self._combine(self._offsets(self._tensors, shift), surplus, gains)
+            d = torch.where(column(keep, n), n, cut_to_range(d, n.dtype).to(n.dtype))
             return (d if out is None else out.copy_(d)), kept
         # A mask as an index makes the host wait for a GPU. On a CPU it costs little where no sample is kept, as is the
         # rule, and torch.where takes as long as everything else here together.
@@ -134,12 +152,16 @@ class Passes:
         # Where nothing that is still to be read lies there, d is formed in its place.
         in_place = out is None and n.dtype == self._work
         for rows in self._rows:
-            scales = surplus[rows], [gain[rows] for gain in gains]
+            numbers = surplus[rows], [gain[rows] for gain in gains]
             for columns in self._columns:
                 block, place = self._block(rows, columns), self._part(flat_result, rows, columns)
                 if flat_kept is not None:
                     self._part(flat_kept, rows, columns).copy_(block[0])  # before d, which may be written over n
-                d = self._combine(block, *scales, place=place if in_place else None)
+                held = self._held  # of the one block there is
+                if not self._one:
+                    wide = [self._widen(j, t) for j, t in enumerate(block)]
+                    held = self._offsets(wide, [c[rows] for c in shift])
+                d = self._combine(held, *numbers, place=place if in_place else None)
                 d = cut_to_range(d, n.dtype)
                 if own is None:
                     d = torch.where(keep[rows, None], block[0], d)
@@ -179,23 +201,23 @@ class Passes:
         """Return the inner product of every row. torch.sum adds in a tree; torch.dot loses two digits on a block."""
         return torch.mul(a, b, out=self._buffer(-1, a)).sum(tuple(range(1, a.ndim)))
 
-    def _shift(self, block: Sequence[Tensor]) -> list[Tensor]:
-        """Return c_j as far as a block tells."""
-        n = self._widen(0, block[0])
+    def _shift(self, block: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Return <n, n> and c_j of a block: what S_j is to have nothing of n after."""
+        n, *previous = (t.to(self._work) for t in block)
         norm2 = self._dot(n, n)
-        found = [self._dot(n, self._widen(j, p)) / norm2 for j, p in enumerate(block[1:], 1)]
         # A block of zeros says nothing.
-        return [_settled(c.nan_to_num(1, 1, 1)) for c in found]
+        return norm2, [(self._dot(n, p) / norm2).nan_to_num(1, 1, 1) for p in previous]
 
-    def _products(self, block: Sequence[Tensor], shift: Sequence[Tensor]) -> Tensor:
+    def _offsets(self, block: Sequence[Tensor], shift: Sequence[Tensor]) -> list[Tensor]:
+        """Return n and all S_j, in float32 or wider."""
+        n, *previous = (t.to(self._work) for t in block)
+        pairs = enumerate(zip(previous, shift, strict=True), 1)
+        return [n, *(torch.addcmul(p, n, column(c, n), value=-1, out=self._buffer(j, n)) for j, (p, c) in pairs)]
+
+    def _products(self, n: Tensor, offsets: Sequence[Tensor], norm2: Tensor) -> Tensor:
         """Return <n, n>, all <n, S_j>, and all <S_i, S_j> with j <= i, one below the other, (numbers, rows)."""
-        n = self._widen(0, block[0])
-        offsets = [
-            torch.addcmul(self._widen(j, p), n, column(c, n), value=-1, out=self._buffer(j, n))
-            for j, (p, c) in enumerate(zip(block[1:], shift, strict=True), 1)
-        ]
         pairs = [(offsets[i], offsets[j]) for i in range(len(offsets)) for j in range(i + 1)]
-        found = [self._dot(n, n), *(self._dot(n, s) for s in offsets), *(self._dot(a, b) for a, b in pairs)]
+        found = [norm2, *(self._dot(n, s) for s in offsets), *(self._dot(a, b) for a, b in pairs)]
         return torch.stack(found).to(scalar_dtype(n.device))
 
     def _settle(self, sums: Tensor, shift: Sequence[Tensor]) -> Moments:
@@ -210,21 +232,24 @@ class Passes:
                 # Of S_i = P_i + left_i n; what cancels here is hardly larger than what stays.
                 across = torch.addcmul(next(rest), left[i], left[j], value=-1)
                 gram[i][j] = gram[j][i] = across.clamp_min(0) if i == j else across
-        # c - 1 in the wider dtype: c was rounded once, and S is of the rounded c.
-        return Moments(norm2, [c.to(sums.dtype) - 1 + b for c, b in zip(shift, left, strict=True)], gram)
+        # In the wider dtype: c was rounded once, and S is of the rounded c.
+        shares = [c.to(sums.dtype) + b for c, b in zip(shift, left, strict=True)]
+        if self._one:
+            self._shifts, self._rest = list(shift), list(left)
+        else:
+            self._shifts = [share.to(self._work) for share in shares]
+            self._rest = [share - c for share, c in zip(shares, self._shifts, strict=True)]
+        return Moments(norm2, [share - 1 for share in shares], gram)
 
     def _combine(
-        self, block: Sequence[Tensor], surplus: Tensor, gains: Sequence[Tensor], place: Tensor | None = None
+        self, held: Sequence[Tensor], surplus: Tensor, gains: Sequence[Tensor], place: Tensor | None = None
     ) -> Tensor:
-        """Return d of a block, in float32 or wider."""
-        n = self._widen(0, block[0])
-        place = self._buffer(-1, n) if place is None else place
-        # n + g (p - n) in one operation, with the difference formed before it is multiplied.
-        d = torch.lerp(n, self._widen(1, block[1]), column(gains[0], n), out=place)
-        for j, gain in enumerate(gains[1:], 2):
-            offset = torch.sub(self._widen(j, block[j]), n, out=self._buffer(j, n))
-            d = d.addcmul_(offset, column(gain, n))
-        return d.addcmul_(n, column(surplus, n))
+        """Return d of a block, in float32 or wider, from n and all S_j."""
+        n, *offsets = held
+        d = torch.addcmul(n, n, column(surplus, n), out=self._buffer(-1, n) if place is None else place)
+        for offset, gain in zip(offsets, gains, strict=True):
+            d = d.addcmul_(offset, column(gain, n), value=-1)
+        return d
 
     # Layout -----------------------------------------------------------------------------------------------------------
 
@@ -243,6 +268,35 @@ class Passes:
             return fresh, fresh.flatten(1)
         fresh = torch.empty([n.shape[k] for k in self._order], dtype=n.dtype, device=n.device)
         return fresh.permute([self._order.index(k) for k in range(n.ndim)]), fresh.flatten(1)
+
+
+def _together(parts: Sequence[tuple[Tensor, Sequence[Tensor]]]) -> tuple[Tensor, list[Tensor]]:
+    """Return the products of a row of blocks and their common c_j, from what `_products` found with each block's own.
+
+    With c the mean of the blocks' own, by <n, n>, every S = S_b + (c_b - c) n; what is added to <S, S> for that is not
+    negative but for what <n, S_b> has left.
+    """
+    wide = parts[0][0].dtype
+    norm2 = sum_of(found[0] for found, _ in parts)
+    r = len(parts[0][1])
+    common = [
+        (sum_of(found[0] * shift[j].to(wide) for found, shift in parts) / norm2).nan_to_num(1, 1, 1) for j in range(r)
+    ]
+    common = [c.to(parts[0][1][0].dtype) for c in common]
+    total = []
+    for found, shift in parts:
+        moved = [c.to(wide) - mean.to(wide) for c, mean in zip(shift, common, strict=True)]
+        own = found[0]
+        along = [found[1 + j] + moved[j] * own for j in range(r)]
+        rest = iter(found[1 + r :])
+        across = [next(rest) + moved[j] * found[1 + i] + moved[i] * along[j] for i in range(r) for j in range(i + 1)]
+        total.append(torch.stack([own, *along, *across]))
+    return sum_of(total), common
+
+
+def sum_of(tensors: Iterable[Tensor]) -> Tensor:
+    """Return a + b + ..."""
+    return functools.reduce(operator.add, tensors)
 
 
 def _takes_whole(tensors: Sequence[Tensor]) -> bool:
@@ -278,4 +332,6 @@ def cut_to_range(d: Tensor, dtype: torch.dtype) -> Tensor:
     bfloat16 has a square beyond float32: a prediction that comes near it has no finite norm, and is never turned.
     """
     limit = torch.finfo(dtype).max
-    return d.clamp_(-limit, limit) if limit < math.sqrt(torch.finfo(d.dtype).max) else d
+    if limit >= math.sqrt(torch.finfo(d.dtype).max):
+        return d
+    return d.clamp(-limit, limit) if d.requires_grad else d.clamp_(-limit, limit)
