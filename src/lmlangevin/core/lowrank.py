@@ -23,8 +23,9 @@ from torch import Tensor
 
 from lmlangevin.core.passes import Passes, sum_of
 
-LARGEST_GAIN = 1e12
-"""Largest coefficient of a P_j of n's size or less: beyond it there is only rounding left to be multiplied."""
+LEAST_DAMPING = 1e-4
+"""Smallest mu of a rank above 1 in float32. Of factors that lie on a line, as those of a steadily turning prediction
+nearly do, less would make large multiples cancel, and the length of what is left would be rounding."""
 
 
 class Solve(NamedTuple):
@@ -124,12 +125,13 @@ def solve(
     # H = kappa^2 (B B^T + lambda I). A kappa of 0 leaves infinities, and what comes of them is found below.
     share = kappa.reciprocal() if isinstance(kappa, Tensor) else 1 / kappa if kappa else math.inf
     beta = [a + share for a in along]
-    if absolute:
-        lam = share * share * damping / norm2
-    else:
-        lam = marquardt(damping, sum_of(torch.addcmul(gram[j][j], b, b) for j, b in enumerate(beta)), r)
+    trace = sum_of(torch.addcmul(gram[j][j], b, b) for j, b in enumerate(beta))
+    lam = share * share * damping / norm2 if absolute else marquardt(damping, trace, r)
+    if r > 1 and n.dtype != torch.float64:
+        lam = torch.maximum(lam, marquardt(LEAST_DAMPING, trace, r))
 
     gain = _solve_spd([[gram[i][j] + lam if i == j else gram[i][j] for j in range(r)] for i in range(r)], beta)
+    gain = [torch.where(gram[j][j] == 0, 0, g) for j, g in enumerate(gain)]
     tangent2 = sum_of(gain[i] * gain[j] * gram[i][j] for i in range(r) for j in range(r)).clamp_min(0)
     scale = torch.rsqrt(1 + tangent2)
     # One test catches everything: a zero norm, an overflow and a NaN in any input all end in one of these scalars, and
@@ -137,10 +139,6 @@ def solve(
     # could not be restored.
     smallest = torch.finfo(torch.promote_types(n.dtype, torch.float32)).tiny * 2**24
     turned = [scale * g for g in gain]
-    # Along a P that is zero to rounding no gain is too large to be true, and n is the answer.
-    reach = norm2 + tangent2
-    for g in turned:
-        reach = torch.addcmul(reach, g, g, value=torch.finfo(reach.dtype).max / LARGEST_GAIN**2)
-    identity = ~((norm2 > smallest) & (reach < math.inf))
+    identity = ~((norm2 > smallest) & (norm2 + tangent2 < math.inf))
     direction, kept = passes.write(scale, turned, identity, out=out, copy=copy)
     return Solve(direction, torch.stack(gain, dim=1), torch.atan(tangent2.sqrt()), identity, kept)

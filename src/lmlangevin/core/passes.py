@@ -30,6 +30,9 @@ DEVICE_BLOCK = 2**24
 PROBE = 4096
 """Elements of each sample that c is estimated from where the pass goes over whole tensors, spread over all of it."""
 
+GOOD_SHIFT = 1e-3
+"""Share of n that S may keep: what it costs in digits is nothing."""
+
 LARGEST_SHIFT = 4.0
 """Bound on |c| so estimated: if those elements are not like the others, hardly any digits are lost yet."""
 
@@ -40,7 +43,7 @@ class Moments(NamedTuple):
     Attributes:
         norm2: (batch,): ||n||^2.
         along: r tensors (batch,): a_j.
-        gram: r x r tensors (batch,): <P_i, P_j> / ||n||^2.
+        gram: r x r tensors (batch,): <P_i, P_j> / ||n||^2; 0 on the diagonal where P_j is rounding and no direction.
     """
 
     norm2: Tensor
@@ -227,18 +230,26 @@ class Passes:
         left, products = (part.unbind(0) for part in (sums[1:] / norm2).split([r, sums.shape[0] - 1 - r]))
         gram = [[norm2] * r for _ in range(r)]
         rest = iter(products)
+        # In the wider dtype: c was rounded once, and S is of the rounded c.
+        shares = [c.to(sums.dtype) + b for c, b in zip(shift, left, strict=True)]
+        rounding = 2 * torch.finfo(self._work).eps
         for i in range(r):
             for j in range(i + 1):
                 # Of S_i = P_i + left_i n; what cancels here is hardly larger than what stays.
                 across = torch.addcmul(next(rest), left[i], left[j], value=-1)
-                gram[i][j] = gram[j][i] = across.clamp_min(0) if i == j else across
-        # In the wider dtype: c was rounded once, and S is of the rounded c.
-        shares = [c.to(sums.dtype) + b for c, b in zip(shift, left, strict=True)]
+                if i == j:
+                    across = torch.where(across <= (rounding * shares[i]).square(), 0, across)  # NaN stays
+                gram[i][j] = gram[j][i] = across
         if self._one:
             self._shifts, self._rest = list(shift), list(left)
         else:
-            self._shifts = [share.to(self._work) for share in shares]
-            self._rest = [share - c for share, c in zip(shares, self._shifts, strict=True)]
+            # The same c wherever it was good, or what P has lost to rounding would be another loss the second time.
+            near = [
+                torch.where(b.abs() < GOOD_SHIFT, c, share.to(c.dtype))
+                for c, b, share in zip(shift, left, shares, strict=True)
+            ]
+            self._shifts = near
+            self._rest = [share - c for share, c in zip(shares, near, strict=True)]
         return Moments(norm2, [share - 1 for share in shares], gram)
 
     def _combine(
