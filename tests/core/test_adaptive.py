@@ -258,6 +258,7 @@ def test_finite_inputs_never_give_nan(size: float, dtype: torch.dtype) -> None:
         adapted = adapt(n, randn(111 + k, 3, 2, 4, 4).to(dtype), s, s_next, state)
         state = adapted.state
         assert all(value.isfinite().all() for value in adapted.info)
+        assert not adapted.info.angle[adapted.info.identity].any()
         if adapted.prediction is not None and adapted.shift is not None:
             assert adapted.prediction.isfinite().all() and adapted.shift.isfinite().all()
 
@@ -287,6 +288,44 @@ def test_a_sample_that_someone_moved_is_left_alone() -> None:
             assert not adapted.shift[moved_one].any() and adapted.shift[1].abs().max() > 0
             assert torch.equal(adapted.prediction[moved_one], path.noise(s)[moved_one])
             assert adapted.info.identity.tolist() == moved_one.tolist()
+
+
+def test_a_level_that_comes_back_starts_a_run() -> None:
+    path, state = Path(151, 2), AdaptiveState()
+    levels = (2.0, 1.0, 2.0, 1.2, 0.7)
+    fresh = follow(path, levels[2:])
+    for k, s in enumerate(levels):
+        adapted = adapt(path.noise(s), path.position(s), s, (*levels, 0.0)[k + 1], state)
+        state = adapted.state
+        if k >= 2 and adapted.shift is not None:
+            assert torch.equal(adapted.shift, fresh[k - 2].shift)
+    assert len(state.levels) == 2
+
+
+def test_a_position_may_be_stepped_in_place() -> None:
+    path, plain, state = Path(152, 2), AdaptiveState(), AdaptiveState()
+    for k, s in enumerate(LEVELS):
+        s_next = LEVELS[k + 1] if k < 4 else 0.0
+        want = adapt(path.noise(s), path.position(s), s, s_next, plain)
+        y = path.position(s)
+        got = adapt(path.noise(s), y, s, s_next, state)
+        y.fill_(7.0)
+        plain, state = want.state, got.state
+        assert want.shift is None or torch.equal(got.shift, want.shift)
+
+
+def test_a_small_angle_is_reported() -> None:
+    path, state = Path(153, 3), AdaptiveState()
+    for k, s in enumerate(LEVELS):
+        n, y = path.noise(s).float(), (path.position(s) + 0.1 * randn(154 + k, 3, 2, 4, 4)).float()
+        adapted = adapt(n, y, s, (*LEVELS, 0.0)[k + 1], state, trust=1e-3)
+        state = adapted.state
+        if adapted.prediction is not None:
+            before, after = (v.double().flatten(1) for v in (n, adapted.prediction))
+            before, after = before / before.norm(dim=1, keepdim=True), after / after.norm(dim=1, keepdim=True)
+            true = 2 * torch.asin((after - before).norm(dim=1) / 2)
+            assert (true < 1e-4).all()
+            torch.testing.assert_close(adapted.info.angle, true, rtol=0.02, atol=0)
 
 
 def test_another_shape_starts_a_run() -> None:

@@ -107,6 +107,32 @@ def test_narrow_types_agree_with_float64(dtype: torch.dtype, tolerance: float, r
     assert torch.allclose(made.double(), expected, rtol=tolerance, atol=tolerance)
 
 
+def test_a_gain_of_zero_ignores_even_what_is_broken() -> None:
+    n, first = fields(5, 2)
+    made, info = combine(n, [first, torch.full_like(n, torch.inf)], [0.5, 0.0], restore_norm=True)
+    assert torch.equal(made, combine(n, [first], [0.5], restore_norm=True)[0])
+    assert info.gain.tolist() == [[0.5, 0.0]] * len(n)
+
+
+def test_gradients_pass_in_half_precision() -> None:
+    n, first = fields(6, 2, dtype=torch.float16)
+    n = n.requires_grad_()
+    made, info = combine(n, [first], [0.5], restore_norm=False)
+    (made.float().sum() + info.angle.sum()).backward()
+    assert n.grad is not None and n.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("gain", [1e-2, 1e-4, 1e-6])
+def test_a_small_angle_is_reported(gain: float) -> None:
+    n, first = fields(7, 2, dtype=torch.float32)
+    wide = [field.double() for field in (n, first)]
+    true = combine(wide[0], wide[1:], [gain], restore_norm=True)[1].angle
+    assert torch.allclose(combine(n, [first], [gain], restore_norm=True)[1].angle, true, rtol=1e-4)
+    d = combine(wide[0], wide[1:], [gain], restore_norm=True)[0].flatten(1)
+    chord = (d - wide[0].flatten(1)).norm(dim=1) / d.norm(dim=1)
+    assert torch.allclose(true, 2 * torch.asin(chord / 2), rtol=1e-6)
+
+
 def test_gains_of_zero_and_no_history_return_the_prediction_itself() -> None:
     n, before = fields(4, 2)
     for previous, gains in (([before], [0.0]), ([], [0.5]), ([before], [])):

@@ -41,7 +41,7 @@ import torch
 from torch import Tensor
 
 from lmlangevin.core.correction import LMLInfo
-from lmlangevin.core.passes import column, scalar_dtype
+from lmlangevin.core.passes import column, scalar_dtype, turn
 
 
 @dataclass(frozen=True)
@@ -239,11 +239,13 @@ def adapt(
     if level <= 0 or not math.isfinite(log):
         return Adapted(None, None, AdaptiveState(), n)
     x = torch.add(y, n, alpha=-level)
+    if any(abs(log - known) < _SAME_LEVEL for known in state.logs[1:]):
+        state = AdaptiveState()  # back at a level: another run, or a solver that goes up again, which is not judged
     if not state.levels or abs(log - state.logs[0]) < _SAME_LEVEL:
         # The first level, or the same once more (a Runge-Kutta start, a rounded grid): this prediction replaces that.
         levels, logs = (level, *state.levels[1:]), (log, *state.logs[1:])
         data, predictions = (x, *state.data[1:]), (n.clone(), *state.predictions[1:])
-        return Adapted(None, None, AdaptiveState(levels, logs, data, predictions, y), n)
+        return Adapted(None, None, AdaptiveState(levels, logs, data, predictions, y.clone()), n)
 
     previous = state.levels[0]
     logs = (log, *state.logs)
@@ -358,5 +360,5 @@ def _describe(n: Tensor, moved: Tensor, previous: Tensor) -> LMLInfo:
     """Return the equivalent rank-one gain, least squares along n_{i-1} - n_i, and the angle of the correction."""
     change, direction = moved - n, previous - n
     gain = -_quotient(_dot(change, direction), _dot(direction, direction))
-    angle = torch.acos(_cosine(_dot(n, moved), _dot(n, n), _dot(moved, moved)))
-    return LMLInfo(gain[:, None], angle, (change == 0).flatten(1).all(1))
+    identity = (change == 0).flatten(1).all(1)
+    return LMLInfo(gain[:, None], torch.nan_to_num(turn(n, change)[0], 0.0).masked_fill(identity, 0), identity)

@@ -28,6 +28,7 @@ differences before they were rounded.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -149,7 +150,7 @@ class DampedLowRank:
 
     def logdet(self) -> Tensor:
         """Return log det H of every sample, (batch,), in the dtype of scalars."""
-        size, rank = self.basis[0, 0].numel(), self.excess.shape[1]
+        size, rank = math.prod(self.basis.shape[2:]), self.excess.shape[1]
         along = (self.damping[:, None] + self.excess).log().sum(1)
         return along + (size - rank) * self.damping.log()
 
@@ -167,8 +168,10 @@ class DampedLowRank:
         work = torch.promote_types(v.dtype, self.basis.dtype)
         basis = self.basis.flatten(2).to(work)
         along, across = _split(basis, v.to(work).flatten(1))
-        along = along * f(self.damping[:, None] + self.excess).to(work)
-        across = across * f(self.damping)[:, None].to(work)
+        # Of what no number of this dtype can hold, the largest: infinity times a part that is 0 would be NaN.
+        most = torch.finfo(work).max
+        along = along * f(self.damping[:, None] + self.excess).clamp(max=most).to(work)
+        across = across * f(self.damping)[:, None].clamp(max=most).to(work)
         return (torch.einsum("br,brd->bd", along, basis) + across).view(shape).to(v.dtype)
 
 

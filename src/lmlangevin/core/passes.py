@@ -96,7 +96,9 @@ class Passes:
         if self._whole:
             step = max(1, math.prod(self._tensors[0].shape[1:]) // PROBE)
             shift = self._shift([t.flatten(1)[:, ::step] for t in self._tensors])[1]
-            shift = [_settled(c.clamp(-LARGEST_SHIFT, LARGEST_SHIFT)) for c in shift]
+            if step > 1:
+                shift = [c.clamp(-LARGEST_SHIFT, LARGEST_SHIFT) for c in shift]
+            shift = [_settled(c) for c in shift]
             n, *offsets = self._offsets(self._tensors, shift)
             return self._settle(self._products(n, offsets, self._dot(n, n)), shift)
         sums, shifts = [], []
@@ -232,24 +234,23 @@ class Passes:
         rest = iter(products)
         # In the wider dtype: c was rounded once, and S is of the rounded c.
         shares = [c.to(sums.dtype) + b for c, b in zip(shift, left, strict=True)]
-        rounding = 2 * torch.finfo(self._work).eps
+        eps = torch.finfo(self._work).eps
         for i in range(r):
             for j in range(i + 1):
                 # Of S_i = P_i + left_i n; what cancels here is hardly larger than what stays.
                 across = torch.addcmul(next(rest), left[i], left[j], value=-1)
                 if i == j:
-                    across = torch.where(across <= (rounding * shares[i]).square(), 0, across)  # NaN stays
+                    # Less is what rounding leaves of p_i, or of the sums where c was not good.
+                    least = torch.addcmul((2 * eps * shares[i]).square(), left[i], left[i], value=256 * eps)
+                    across = torch.where(across <= least, 0, across)  # NaN stays
                 gram[i][j] = gram[j][i] = across
-        if self._one:
-            self._shifts, self._rest = list(shift), list(left)
-        else:
+        self._shifts, self._rest = list(shift), list(left)
+        if not self._one:
             # The same c wherever it was good, or what P has lost to rounding would be another loss the second time.
-            near = [
-                torch.where(b.abs() < GOOD_SHIFT, c, share.to(c.dtype))
-                for c, b, share in zip(shift, left, shares, strict=True)
-            ]
-            self._shifts = near
-            self._rest = [share - c for share, c in zip(shares, near, strict=True)]
+            good = [b.abs() < GOOD_SHIFT for b in left]
+            self._shifts = [torch.where(g, c, a.to(c.dtype)) for g, c, a in zip(good, shift, shares, strict=True)]
+            pairs = zip(good, left, shares, self._shifts, strict=True)
+            self._rest = [torch.where(g, b, a - c) for g, b, a, c in pairs]
         return Moments(norm2, [share - 1 for share in shares], gram)
 
     def _combine(
@@ -334,6 +335,21 @@ def _settled(value: Tensor) -> Tensor:
 def column(value: Tensor, like: Tensor) -> Tensor:
     """Shape one value a sample, (batch,), so that it multiplies or selects the samples of `like`."""
     return value.view((-1,) + (1,) * (like.ndim - 1))
+
+
+def turn(n: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the angle between n and n + change, in radians, and how many times as long that is as n: (batch,) each.
+
+    In the dtype of scalars; NaN for n = 0. Not by the arc cosine, which knows no angle below the root of a rounding
+    error.
+    """
+    n, change = n.flatten(1), change.flatten(1)
+    wide = scalar_dtype(n.device)
+    norm2 = torch.linalg.vecdot(n, n).to(wide)
+    share = torch.linalg.vecdot(n, change).to(wide) / norm2
+    across = torch.linalg.vecdot(change, change).to(wide) / norm2 - share.square()
+    across = across.clamp_min(0).sqrt()
+    return torch.atan2(across, 1 + share), torch.hypot(across, 1 + share)
 
 
 def cut_to_range(d: Tensor, dtype: torch.dtype) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from lmlangevin.core.config import MAX_RANK
 from lmlangevin.core.correction import LMLInfo, LMLState, continues, untouched
 from lmlangevin.core.errors import LMLError
-from lmlangevin.core.passes import column, cut_to_range, scalar_dtype
+from lmlangevin.core.passes import column, cut_to_range, scalar_dtype, sum_of, turn
 
 _KEYS = ("sigmas", "gains", "restore_norm")
 
@@ -147,25 +147,21 @@ def combine(
     Returns:
         d in n's shape and dtype (`prediction` itself where every gain is 0 or nothing came before), and what was done.
     """
-    used = [(float(gain), earlier) for gain, earlier in zip(gains, previous, strict=False)]
-    columns = [gain for gain, _ in used]
+    columns = [float(gain) for gain, _ in zip(gains, previous, strict=False)]
     if not any(columns):
         return prediction, untouched(prediction, max(1, len(columns)))
     wide = scalar_dtype(prediction.device)
     row = torch.stack([torch.full((prediction.shape[0],), g, dtype=wide, device=prediction.device) for g in columns], 1)
     work = torch.promote_types(prediction.dtype, torch.float32)
     n = prediction.to(work)
-    d = n * (1 + sum(columns))
-    for gain, earlier in used:
-        d = torch.add(d, earlier.to(work), alpha=-gain)
-    flat_n, flat_d = n.flatten(1), d.flatten(1)
-    n2, d2 = (torch.linalg.vecdot(v, v).to(wide) for v in (flat_n, flat_d))
-    cosine = torch.linalg.vecdot(flat_n, flat_d).to(wide) * torch.rsqrt(n2 * d2)
-    usable = torch.isfinite(cosine)
+    change = sum_of(gain * (n - p.to(work)) for gain, p in zip(columns, previous, strict=False) if gain)
+    angle, stretch = turn(n, change)
+    usable = torch.isfinite(stretch + stretch.reciprocal())
+    d = n + change
     if restore_norm:
-        d = d * column((n2 * torch.rsqrt(n2 * d2)).to(work), n)
+        d = d * column(stretch.reciprocal().to(work), n)
     d = torch.where(column(usable, n), cut_to_range(d, prediction.dtype), n).to(prediction.dtype)
-    angle = torch.where(usable, torch.acos(cosine.clamp(-1, 1)), 0)
+    angle = torch.where(usable, angle, 0)
     return d, LMLInfo(row.masked_fill(~usable[:, None], 0), angle, ~usable)
 
 

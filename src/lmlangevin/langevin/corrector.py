@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from lmlangevin.core.operator import DampedLowRank
@@ -59,11 +60,14 @@ def langevin_step(
     Returns:
         The sample, in x's dtype.
     """
+    dtype = x.dtype
+    # lambda has the square of the predictions' units, too much for half types.
+    x, n, noise = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (x, n, noise))
     if geometry is not None:
         lam = column(geometry.damping, x)
         n = lam * geometry.solve(n)
         noise = lam.sqrt() * geometry.inverse_sqrt_matvec(noise)
-    return x - step_size * sigma * n + math.sqrt(2 * step_size) * sigma * noise
+    return (x - step_size * sigma * n + math.sqrt(2 * step_size) * sigma * noise).to(dtype)
 
 
 def correct_level(

@@ -113,7 +113,11 @@ def score_geometry(
 
 def _compressed(columns: Tensor, rank: int, damping: float | None, like: Tensor) -> DampedLowRank:
     """Return the operator of the r largest directions of B B^T, for B given as rows (batch, m, D)."""
-    squares, vectors = (t.flip(-1) for t in torch.linalg.eigh(columns @ columns.mT))
+    products = columns @ columns.mT
+    # One chain whose products overflow must not stop the others; it gets no direction.
+    usable = products.isfinite().flatten(1).all(dim=1)[:, None, None]
+    columns, products = (torch.where(usable, value, 0) for value in (columns, products))
+    squares, vectors = (t.flip(-1) for t in torch.linalg.eigh(products))
     kept = (vectors[..., :rank].mT @ columns).to(like.dtype).view(len(like), rank, *like.shape[1:])
     if damping is not None:
         return DampedLowRank(kept.unbind(1), damping)

@@ -203,12 +203,12 @@ def draw(like: Tensor, generator: Generators) -> tuple[Tensor, Tensor]:
     """Draw a standard normal of a batch's shape and dtype, and a uniform number a sample, in the dtype of scalars."""
     batch, event = like.shape[0], like.shape[1:]
     if generator is None or isinstance(generator, torch.Generator):
-        noise = torch.randn(batch, *event, generator=generator)
+        noise = torch.randn(batch, *event, generator=generator, dtype=torch.float32)
         uniform = torch.rand(batch, generator=generator, dtype=torch.float64)
     else:
         if len(generator) != batch:
             raise LMLError(f"generator has {len(generator)} entries for {batch} chains; give one a chain, or one.")
-        noise = torch.stack([torch.randn(*event, generator=one) for one in generator])
+        noise = torch.stack([torch.randn(*event, generator=one, dtype=torch.float32) for one in generator])
         uniform = torch.stack([torch.rand((), generator=one, dtype=torch.float64) for one in generator])
     return noise.to(like.device, like.dtype), uniform.to(like.device, scalar_dtype(like.device))
 
