@@ -97,7 +97,7 @@ def test_the_page_is_served_on_this_machine_until_it_is_ended(fake: FakePage, nu
 
 def test_an_address_that_cannot_be_bound_is_one_sentence(fake: FakePage) -> None:
     fake.failure = OSError("Cannot find empty port\nin range")
-    with pytest.raises(LMLError, match="port=7860 cannot be bound .*give another --port"):
+    with pytest.raises(LMLError, match="port=7860 cannot be bound .*give another --host or --port"):
         serve(Offer())
     assert not fake.copies.exists()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -69,6 +70,19 @@ def test_a_calibration_is_made_and_used(tmp_path: Path) -> None:
     again = run("calibrate", *options(out))
     assert again.exit_code == 2
     assert "is there already" in again.output
+
+
+@pytest.mark.parametrize(("scheduler", "grid"), [("dpmpp-2m", ["--sigmas", "karras"]), ("euler", [])], ids=str)
+def test_the_command_that_is_printed_works(tmp_path: Path, scheduler: str, grid: list[str]) -> None:
+    out = tmp_path / "my gains.json"
+    shown = run("calibrate", *options(out, iterations=1, scheduler=scheduler), *grid)
+    [line] = [line for line in shown.output.splitlines() if line.startswith("Use it: lml ")]
+    words = shlex.split(line.removeprefix("Use it: lml "))
+    made = run(*words[:-1], str(tmp_path / "images"), "--num-images", "1")
+    assert made.exit_code == 0, made.output
+    settings = CalibrationFile.load(out).fingerprint["scheduler_config"]
+    used = json.loads((tmp_path / "images" / "manifest.json").read_text())["runs"]["images"]["scheduler_config"]
+    assert settings.get("use_karras_sigmas", False) == used.get("use_karras_sigmas", False) == bool(grid)
 
 
 @pytest.mark.parametrize(("scheduler", "grid"), [("dpmpp-2m", "lu"), ("ddim", "trailing"), ("pndm", None)])

@@ -235,6 +235,18 @@ def test_half_types_are_computed_in_float32(dtype: torch.dtype) -> None:
         assert torch.equal(method(narrow, v), method(wide, v.float()).to(dtype))
 
 
+def test_what_float32_cannot_hold_is_not_nan() -> None:
+    factors = [(1e-20 * torch.randn(2, 30, generator=torch.Generator().manual_seed(k))) for k in (81, 82)]
+    v = torch.randn(2, 30, generator=torch.Generator().manual_seed(83))
+    v[0] = 0
+    operator = DampedLowRank(factors, 0.1)
+    assert not operator.solve(v).isnan().any() and not operator.solve(v)[0].any()
+
+
+def test_an_empty_batch_has_a_determinant() -> None:
+    assert DampedLowRank([torch.randn(0, 3, 4)], 0.1).logdet().shape == (0,)
+
+
 def test_a_sample_without_factors_has_the_identity_and_one_with_nan_keeps_it_to_itself() -> None:
     g = torch.Generator().manual_seed(51)
     factors = [torch.randn(3, 6, generator=g, dtype=torch.float64) for _ in range(3)]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lmlangevin.core import LMLError
-from lmlangevin.generation import GenerateConfig
+from lmlangevin.generation import GenerateConfig, generate
 
 MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"steps": 0}, "steps=0", "such as 8"),
@@ -22,6 +22,7 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"overwrite": True, "resume": True}, "overwrite and resume", "give one"),
     ({"num_images": 0}, "num_images=0", "1 or more"),
     ({"batch_size": -2}, "batch_size=-2", "1 or more"),
+    ({"num_images": 10**11}, "num_images=100000000000", "give less"),
     ({"seed": -1}, "seed=-1", "0 or more"),
     ({"seed": 2**32 - 10}, "2**32", "at most 4294967232"),
     ({"scheduler": "heun"}, "scheduler='heun'", "dpmpp-2m"),
@@ -39,6 +40,10 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"placement": "nowhere"}, "placement='nowhere'", "reference"),
     ({"lml": False, "compare": True}, "no-lml", "leave one"),
     ({"lml": False, "gain": 0.2}, "no-lml", "leave one"),
+    ({"lml": False, "control": "adaptive"}, "control=adaptive has no effect with no-lml", "leave one"),
+    ({"lml": False, "placement": "reference"}, "placement=reference", "leave one"),
+    ({"lml": False, "rank": 2}, "rank=2", "leave one"),
+    ({"control": "adaptive", "rank": 2}, "rank=2 has no meaning", "leave rank out"),
     ({"prompt": "a fox"}, "prompt='a fox'", "unconditional"),
     ({"guidance_scale": 7.5}, "guidance_scale=7.5", "unconditional"),
     ({"dtype": "float8"}, "dtype='float8'", "bfloat16"),
@@ -65,6 +70,14 @@ def test_a_mistake_is_one_line_that_names_it_and_the_remedy(
     assert remedy in message
     assert "\n" not in message
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("out", "words"), [("", "out='' is no folder"), ("a" * 300, "cannot be written")])
+def test_a_name_that_is_no_folder_is_refused(out: str, words: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LMLError, match=words):
+        generate(GenerateConfig(out=out, model="analytic-cifar10", num_images=1, steps=1))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:

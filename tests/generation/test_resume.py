@@ -272,6 +272,16 @@ def test_a_manifest_that_cannot_be_gone_on_with_is_refused(content: str, tmp_pat
     assert _manifest(tmp_path)["status"] == "complete"
 
 
+@pytest.mark.parametrize("key", ["status", "runs", "versions", "attempts"])
+def test_a_manifest_that_lacks_something_is_refused(key: str, tmp_path: Path) -> None:
+    generate(_config(tmp_path, num_images=1))
+    content = _manifest(tmp_path)
+    del content[key]
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(LMLError, match="cannot be resumed; give another folder, or --overwrite"):
+        generate(_config(tmp_path, num_images=1, resume=True))
+
+
 def test_replacing_a_job_forgets_its_records(tmp_path: Path) -> None:
     # Records of another batch size would stand in the way of the new ones.
     _interrupted(_config(tmp_path, batch_size=3), 1)

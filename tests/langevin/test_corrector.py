@@ -272,3 +272,14 @@ def test_a_pipeline_that_runs_itself_is_refused(tmp_path: Path, text_pipeline: P
     with pytest.raises(LMLError, match="langevin_steps=1 is for unconditional pixel models"):
         generate(job(tmp_path / "out", **settings))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_step_in_half_precision_holds_the_damping_of_large_predictions() -> None:
+    g = torch.Generator().manual_seed(91)
+    first, second, x, noise = (30 * torch.randn(2, 4000, generator=g) for _ in range(4))
+    geometry = difference_geometry([first, second, x])
+    assert geometry is not None and (geometry.damping > 65504).all()
+    wide = langevin_step(x, first, noise, geometry, sigma=1.0, step_size=0.2)
+    half = langevin_step(x.half(), first.half(), noise.half(), geometry, sigma=1.0, step_size=0.2)
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.float(), wide, rtol=5e-3, atol=0.05)

@@ -148,6 +148,18 @@ def test_scores_of_exact_samples_average_to_the_mean_curvature() -> None:
     torch.testing.assert_close(found, outer[1:501].mean(0))
 
 
+def test_scores_whose_products_overflow_are_their_own_chains_alone() -> None:
+    g = torch.Generator().manual_seed(71)
+    scores = [torch.randn(3, 12, generator=g, dtype=torch.float64) for _ in range(4)]
+    want = score_geometry([s[[0, 2]] for s in scores], 2, kappa=0.5, damping=0.1)
+    for s in scores:
+        s[1] *= 2e163
+    got, v = score_geometry(scores, 2, kappa=0.5, damping=0.1), torch.randn(3, 12, generator=g, dtype=torch.float64)
+    assert got.solve(v).isfinite().all()
+    assert torch.equal(got.solve(v)[[0, 2]], want.solve(v[[0, 2]]))
+    assert torch.equal(got.solve(v)[1], v[1])  # no direction: the identity
+
+
 def test_numbers_that_do_not_fit_are_refused() -> None:
     moves = [torch.ones(2, 4)] * 3
     with pytest.raises(LMLError, match="2 entries for 3 moves"):

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from lmlangevin import apply_lml, remove_lml
+from lmlangevin import apply_lml
+from lmlangevin.schedulers.mixin import LML_DEFAULTS
 from pipeline_matrix import CELLS, FLOW, OWN, PAGE, REASONS, TABLES, Cell, render
 from tiny_pipelines import KINDS
 
@@ -35,7 +36,10 @@ def pipe_of(loaded: Callable[..., Any]) -> Callable[..., Any]:
         config = {} if cell.prediction == FLOW else {"prediction_type": cell.prediction}
         pipe = loaded(cell.kind, cell.dtype, **config)
         apply_lml(pipe, scheduler=None if cell.sampler == OWN else cell.sampler, **{"gain": 0.0, **keys})
-        return pipe if lml else remove_lml(pipe)
+        if not lml:  # the sampler of the cell, which need not be the one that remove_lml gives back
+            kept = {key: value for key, value in pipe.scheduler.config.items() if key not in LML_DEFAULTS}
+            pipe.scheduler = pipe.scheduler._lml_base.from_config(kept)
+        return pipe
 
     return make
 

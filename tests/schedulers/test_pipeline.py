@@ -24,7 +24,7 @@ from diffusers import (
 )
 
 from lmlangevin import LMLError, apply_lml, remove_lml, with_lml
-from lmlangevin.schedulers import pipeline
+from lmlangevin.schedulers import build_scheduler, pipeline
 from lmlangevin.schedulers.choice import default_control
 
 
@@ -227,11 +227,48 @@ def test_another_sampler_by_name_or_class(pixel: Any, table: Any) -> None:
     assert isinstance(pixel.scheduler, DPMSolverMultistepScheduler)
     a = paint(pixel)
     assert np.array_equal(a, paint(apply_lml(pixel, scheduler=DPMSolverMultistepScheduler, gain=0.2)))
-    assert isinstance(remove_lml(pixel).scheduler, DPMSolverMultistepScheduler)
+    assert type(remove_lml(pixel).scheduler) is DDIMScheduler  # what the pipeline came with
     apply_lml(pixel, scheduler=with_lml(DDIMScheduler), gain=0.2)
     assert type(pixel.scheduler) is with_lml(DDIMScheduler)
     with pytest.raises(LMLError, match="scheduler='best' is unknown"):
         apply_lml(pixel, scheduler="best")
+
+
+@pytest.mark.parametrize("name", ["dpmpp-2m", "unipc", "deis", "pndm", "euler"])
+@pytest.mark.parametrize("before", ["dpm-3", "dpmpp-3m", "sde-dpmpp-2m", "ddim"])
+@pytest.mark.filterwarnings("ignore:`algorithm_types dpmsolver")
+def test_a_name_is_one_sampler_whatever_was_there_before(before: str, name: str) -> None:
+    pixel = type("SomePipeline", (), {})()
+    pixel.scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
+    came_with = dict(pixel.scheduler.config)
+    fresh = apply_lml(copy.copy(pixel), scheduler=name, gain=0.1).scheduler
+    apply_lml(apply_lml(pixel, scheduler=before, gain=0.2), scheduler=name, gain=0.1)
+    assert dict(pixel.scheduler.config) == dict(fresh.config)
+    # The same for a pipeline that comes with that sampler: its solver's order is not the named one's.
+    remove_lml(apply_lml(pixel, scheduler=before, gain=0.2))
+    assert type(pixel.scheduler) is DDIMScheduler and dict(pixel.scheduler.config) == came_with
+    pixel.scheduler = build_scheduler(before, came_with)
+    apply_lml(pixel, scheduler=name, gain=0.1)
+    for key in {"unipc": ["solver_order"], "deis": ["solver_order", "algorithm_type"]}.get(name, ()):
+        assert pixel.scheduler.config.get(key) == fresh.config.get(key)
+
+
+def test_ddpm_with_timesteps_of_its_own_is_corrected(unet: UNet2DModel) -> None:
+    scheduler = with_lml(DDPMScheduler)(gain=0.9, record=True)
+    scheduler.set_timesteps(timesteps=[900, 600, 300, 10])
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    for t in scheduler.timesteps:
+        x = scheduler.step(0.3 * x, t, x, generator=torch.Generator().manual_seed(4)).prev_sample
+    assert len(scheduler.lml_history) == 4 and not scheduler.lml_history[-1].identity.any()
+
+
+def test_zero_terminal_snr_is_not_adapted(unet: UNet2DModel) -> None:
+    config = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
+    pipe = DDPMPipeline(unet, DDIMScheduler(clip_sample=False, **config))  # type: ignore[arg-type]
+    assert apply_lml(pipe).scheduler.config.control == "constant"
+    adaptive = with_lml(DDIMScheduler)(control="adaptive", clip_sample=False, **config)
+    with pytest.raises(LMLError, match="zero signal, .* give control='constant'"):
+        adaptive.set_timesteps(5)
 
 
 def test_back_to_ddim_by_name_with_its_preset(pixel: Any, table: Any) -> None:
@@ -332,8 +369,9 @@ def test_text_pipeline_with_each_sampler(text: Any, name: str) -> None:
     first = paint(text)
     assert np.isfinite(first).all() and abs(first - plain).max() > 1e-6
     assert np.array_equal(paint(text), first)
-    remove_lml(text)
+    apply_lml(text, scheduler=name, gain=0.0)
     assert np.array_equal(paint(text), plain)
+    assert type(remove_lml(text).scheduler) is PNDMScheduler
 
 
 def test_the_preset_is_halved_with_one_notice(text: Any, table: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -436,6 +474,13 @@ def test_unsafe_pipelines_are_refused(family: str) -> None:
 def test_what_is_no_pipeline_is_refused(pipe: Any) -> None:
     with pytest.raises(LMLError, match="has no diffusers scheduler; give a diffusers pipeline"):
         apply_lml(pipe, gain=0.2)
+    with pytest.raises(LMLError, match="has no diffusers scheduler; give a diffusers pipeline"):
+        remove_lml(pipe)
+
+
+def test_a_class_that_is_no_scheduler_is_refused(pixel: Any) -> None:
+    with pytest.raises(LMLError, match="scheduler=dict is no diffusers scheduler"):
+        apply_lml(pixel, scheduler=dict, gain=0.2)
 
 
 def test_a_pipeline_whose_scheduler_evaluates_twice(pixel: Any) -> None:

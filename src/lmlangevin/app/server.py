@@ -82,7 +82,8 @@ def serve(
             )
         except OSError as error:
             raise LMLError(
-                f"host={host!r} and port={port} cannot be bound ({' '.join(str(error).split())}); give another --port."
+                f"host={host!r} and port={port} cannot be bound ({' '.join(str(error).split())}); give another --host "
+                "or --port."
             ) from error
         try:
             if told is not None:

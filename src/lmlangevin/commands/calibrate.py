@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
@@ -57,5 +58,14 @@ def calibrate(estimate: bool, **options: Any) -> None:
         f"({len(result.fit.history) - 1} iterations, {result.fit.evaluations:,} evaluations; {result.fit.stopped})."
     )
     click.echo(f"Calibration: {result.path}")
-    use = f"--model {options['model']} --steps {job.config.steps} --control calibrated --calibration {result.path}"
-    click.echo(f"Use it: lml generate {use} --out DIR")
+    words = ["--model", job.config.model, "--steps", job.config.steps]
+    words += ["--control", "calibrated", "--calibration", result.path]
+    own_grid = result.file.schedule.sigmas is not None
+    for option, name in (
+        *(() if own_grid else (("--timestep-spacing", "timestep_spacing"), ("--sigmas", "sigmas"))),
+        ("--prompt-file", "prompt_file"),
+        ("--guidance-scale", "guidance_scale"),
+    ):
+        if options[name] is not None:
+            words += [option, options[name]]
+    click.echo(f"Use it: lml generate {' '.join(shlex.quote(str(word)) for word in words)} --out DIR")

@@ -81,6 +81,11 @@ class LMLConfig:
             raise LMLError(f"rank={self.rank!r} is out of range; give a whole number from 1 to {MAX_RANK}.")
         if self.control in (ADAPTIVE, CALIBRATED):
             given = [name for name in ("gain", "kappa", "damping") if getattr(self, name) is not None]
+            if self.rank != 1:
+                raise LMLError(
+                    f"rank={self.rank} has no meaning with control={self.control!r}; leave rank out, or give "
+                    "control='constant'."
+                )
             if given:
                 raise LMLError(
                     f"control={self.control!r} has gains of its own and takes no {' or '.join(given)}; leave "

@@ -223,6 +223,11 @@ class GenerateConfig(Conditions):
         # Below the most that any number of steps costs, since `steps_for` counts up to it.
         if isinstance(self.nfe, bool) or not isinstance(self.nfe, int) or not 1 <= self.nfe <= 2 * TRAIN_TIMESTEPS:
             raise LMLError(f"nfe={self.nfe!r} is out of range; give a whole number from 1 to {2 * TRAIN_TIMESTEPS}.")
+        if self.strength is not None or (self.image is not None and self.mask_image is None):
+            raise LMLError(
+                f"nfe={self.nfe} with an image to start from: of its steps a pipeline takes the share that strength "
+                "says; give --steps."
+            )
         from lmlangevin.schedulers.names import find_scheduler
 
         entry, more = find_scheduler(self.scheduler), self.langevin_steps
@@ -294,10 +299,12 @@ class GenerateConfig(Conditions):
             raise LMLError(f"steps={self.steps} is more than the {TRAIN_TIMESTEPS} of the model's schedule; give less.")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise LMLError(f"seed={self.seed!r} is no seed; give a whole number of 0 or more.")
+        if self.count > SEED_LIMIT:
+            raise LMLError(f"num_images={self.num_images} is more than the 2**32 seeds there are; give less.")
         if self.seed + self.count > SEED_LIMIT:
             raise LMLError(
                 f"seed={self.seed} with num_images={self.num_images} passes 2**32, where seeds repeat; "
-                f"give a seed of at most {max(0, SEED_LIMIT - self.count)}."
+                f"give a seed of at most {SEED_LIMIT - self.count}."
             )
 
     def _check_lml(self) -> None:
@@ -309,8 +316,9 @@ class GenerateConfig(Conditions):
             return
         if self.compare:
             raise LMLError("compare and no-lml exclude each other: compare runs both; leave one of them out.")
-        for name in ("gain", "kappa", "damping"):
-            if getattr(self, name) is not None:
+        defaults = {item.name: item.default for item in dataclasses.fields(self)}
+        for name in ("gain", "kappa", "damping", "control", "calibration", "placement", "rank"):
+            if getattr(self, name) != defaults[name]:
                 raise LMLError(f"{name}={getattr(self, name)} has no effect with no-lml; leave one of them out.")
 
     def _check_grid(self) -> None:

@@ -91,7 +91,8 @@ def find_job(store: Store, config: GenerateConfig) -> dict[str, Any] | None:
             "--overwrite to replace it, or another folder."
         )
     settings = content.get("config")
-    if not isinstance(settings, dict) or not isinstance(content.get("job"), str):
+    kinds = {"config": dict, "job": str, "status": str, "runs": dict, "versions": dict, "attempts": list}
+    if not isinstance(settings, dict) or not all(isinstance(content.get(key), kind) for key, kind in kinds.items()):
         raise LMLError(f"out={store.shown!r} holds a job that cannot be resumed; give another folder, or --overwrite.")
     defaults = {item.name: item.default for item in dataclasses.fields(config)}
     asked = config.as_dict()

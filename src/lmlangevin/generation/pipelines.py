@@ -28,6 +28,24 @@ _OPTIONS = {
     "negative_prompt": "--negative-prompt",
 }
 _FIXED = ("guidance_scale", "height", "width", "num_frames", "strength")
+_OWN = {
+    "num_inference_steps": "give --steps",
+    "timesteps": "give --steps, and --timestep-spacing or --sigmas",
+    "sigmas": "give --steps, and --timestep-spacing or --sigmas",
+    "prompt": "give --prompt",
+    "negative_prompt": "give --negative-prompt",
+    "image": "give --image or --control-image",
+    "mask_image": "give --mask-image",
+    "control_image": "give --control-image",
+    "num_images_per_prompt": "give --images-per-prompt",
+    "batch_size": "give --batch-size",
+    "generator": "give --seed",
+    "latents": "give --seed",
+    "output_type": "images are written as PNG",
+    "return_dict": "leave it out",
+    "callback_on_step_end": "leave it out",
+}
+"""Arguments of a call that a job gives, and what to do in place of `--argument`."""
 
 
 def load_pipeline(config: GenerateConfig, dtype: torch.dtype, *, flow: bool) -> LoadedModel:
@@ -89,6 +107,9 @@ def batch_arguments(pipe: Any, config: GenerateConfig, ids: Sequence[int]) -> di
     if "num_inference_steps" not in parameters:
         raise LMLError(f"model={config.model!r} is a {family}, whose steps cannot be chosen; give another pipeline.")
     given: dict[str, Any] = {name: getattr(config, name) for name in _FIXED if getattr(config, name) is not None}
+    for name in config.arguments or {}:
+        if name in _OWN:
+            raise LMLError(f"argument {name} is the job's own to give; {_OWN[name]}.")
     given |= config.arguments or {}
     if config.prompt is not None or config.prompts is not None:
         given["prompt"] = [config.prompt_of(index) for index in ids]

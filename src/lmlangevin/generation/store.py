@@ -34,8 +34,10 @@ def as_place(out: Place) -> Place:
     """Return a URL as text and everything else as a path.
 
     Raises:
-        LMLError: For a URL that has been a path, which drops one of its slashes.
+        LMLError: For a URL that has been a path, which drops one of its slashes, and for nothing.
     """
+    if not str(out):
+        raise LMLError("out='' is no folder; give one, or '.' for the one you are in.")
     if isinstance(out, str) and _URL.match(out):
         return out
     if _LOST_SLASH.match(str(out)):
@@ -287,6 +289,8 @@ class LocalStore(Store):
     def check_writable(self) -> None:
         """See `Store.check_writable`."""
         existing = self._root
+        with self.telling("written"):
+            existing.exists()  # raises for a name that is too long, say
         while not existing.exists() and existing != existing.parent:
             existing = existing.parent
         if not existing.is_dir():

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 from lmlangevin.core import CalibratedSchedule, LMLConfig, LMLError, LMLInfo
 from lmlangevin.core.config import DampingMode
-from lmlangevin.core.damping import ADAPTIVE, CALIBRATED, CONSTANT
+from lmlangevin.core.damping import CALIBRATED, CONSTANT
 
 EULER, DPMPP_2M = "sample_lml_euler", "sample_lml_dpmpp_2m"
 
@@ -97,10 +97,6 @@ def read_options(sampler: str, options: Mapping[str, Any], levels: Sequence[floa
         rank=given.get("rank", 1),
         control=control,
     )
-    if control in (ADAPTIVE, CALIBRATED) and config.rank != 1:
-        raise LMLError(
-            f"rank={config.rank} has no meaning with control={control!r}; leave rank out, or give control='constant'."
-        )
     schedule = _read_schedule(sampler, control, given.get("schedule"), levels)
     return Settings(config, schedule, given.get("record"), given.get("flow"), defaulted)
 

@@ -165,6 +165,7 @@ def _make(base: type) -> type:
             result = parent.set_timesteps(self, *args, **kwargs)
         else:
             result = set_calibrated_timesteps(self, parent, self._lml_schedule, args, kwargs)
+        self._lml_planned = True
         # LMS sets timesteps while it is built, before it can be asked about them.
         if self.config.control != "constant" and self._lml_built:
             self._lml_plan()
@@ -172,7 +173,7 @@ def _make(base: type) -> type:
 
     @functools.wraps(parent.step)
     def step(self: Any, model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
-        if not self._lml_active or getattr(self, "num_inference_steps", None) is None:
+        if not self._lml_active or not self._lml_planned:
             return parent.step(self, model_output, timestep, sample, *args, **kwargs)
         self._lml_count_step()
         if self.config.control == "adaptive":

@@ -57,6 +57,11 @@ def run_levels(scheduler: Any) -> list[Level]:
         table, final = scheduler.alphas_cumprod, getattr(scheduler, "final_alpha_cumprod", torch.tensor(1.0))
         timesteps = [int(t) for t in scheduler.timesteps.tolist()]
         abar = [float(table[t]) for t in timesteps] + [float(final)]
+        if not all(abar):
+            raise LMLError(
+                f"control='adaptive' cannot begin at zero signal, as {name} does here (rescale_betas_zero_snr); give "
+                "control='constant', or another grid than the trailing one."
+            )
         return [Level(math.sqrt((1 - a) / a), _log(math.sqrt((1 - a) / a)), math.sqrt(a)) for a in abar]
     raise LMLError(f"control='adaptive' cannot read the noise levels of {name}; give control='constant'.")
 

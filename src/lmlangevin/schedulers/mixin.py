@@ -77,6 +77,7 @@ class LMLSchedulerMixin:
 
     _lml_base: type
     _lml_built = False
+    _lml_planned = False  # whether set_timesteps was called; DDPM knows no number of steps where it is given timesteps
     lml_history: list[LMLInfo]
     # What every diffusers scheduler brings.
     config: Any

@@ -101,8 +101,9 @@ SCHEDULERS: dict[str, SchedulerName] = {
         {"algorithm_type": "sde-dpmsolver++", "solver_order": 2},
         stochastic=True,
     ),
-    "unipc": SchedulerName("UniPCMultistepScheduler", "UniPC"),
-    "deis": SchedulerName("DEISMultistepScheduler", "DEIS"),
+    # Said, or a model's own scheduler would decide.
+    "unipc": SchedulerName("UniPCMultistepScheduler", "UniPC", {"solver_order": 2}),
+    "deis": SchedulerName("DEISMultistepScheduler", "DEIS", {"algorithm_type": "deis", "solver_order": 2}),
     "pndm": SchedulerName("PNDMScheduler", "PNDM", {"skip_prk_steps": True}),
     "euler": SchedulerName("EulerDiscreteScheduler", "Euler"),
     "heun": SchedulerName("HeunDiscreteScheduler", "Heun", takes_lml=False),

@@ -93,21 +93,23 @@ def apply_lml(
     reason = refusal(type(pipe))
     if reason is not None:
         raise LMLError(f"pipe={family} is not supported: {reason}; use another pipeline.")
-    current = getattr(pipe, "scheduler", None)
-    if current is None or not hasattr(current, "from_config"):
-        raise LMLError(f"pipe={family} has no diffusers scheduler; give a diffusers pipeline.")
+    current = _scheduler_of(pipe)
     chosen = gain is not None or kappa is not None or damping is not None or placement != "score" or rank != 1
     measured = family in _MEASURED_PIPELINES
     fitted = _read_calibration(control, calibration, guidance_scale)
     if fitted is not None and scheduler is None:
         scheduler = getattr(diffusers, fitted.fingerprint["scheduler_class"])
-    base, overrides = _choose(current, scheduler)
+    replaced = getattr(current, "_lml_replaced", None)
     config = _without_lml(current.config)
-    replaced = getattr(current, "_lml_replaced", None) if scheduler is None else None
+    if scheduler is not None:
+        # From the configuration that the pipeline came with: one sampler's own keys would make another of the next.
+        replaced = replaced or (getattr(current, "_lml_base", type(current)), config)
+        config = replaced[1]
+    base, overrides = _choose(current, config, scheduler)
     alone = measured and not chosen and control is None and scheduler is None
     sister = measured_sister(base, config) if alone else None
     if sister is not None:
-        replaced, base = base, sister
+        replaced, base = (base, config), sister
     _check_flow(family, current, base, {**config, **overrides})
     plain = base.from_config(config, **overrides)
     if scheduler is not None:
@@ -138,7 +140,7 @@ def apply_lml(
     if replaced is not None:
         pipe.scheduler._lml_replaced = replaced
         if sister is not None:
-            _notice_sister(replaced, sister)
+            _notice_sister(replaced[0], sister)
     if by_preset:
         _notice_preset(family, plain, preset, halved=not measured)
     return pipe
@@ -178,7 +180,7 @@ def _check_calibration(pipe: Any, plain: Any, fitted: CalibrationFile, guidance_
 def remove_lml(pipe: Any) -> Any:
     """Give a pipeline back the plain scheduler that its LML one was made from; a plain one stays as it is.
 
-    Where `apply_lml` chose `DDIMScheduler` in place of a `DDPMScheduler` by itself, that one comes back, unless the
+    Where `apply_lml` put another sampler in its place, `scheduler=` or by itself, the first one comes back, unless the
     pipeline was saved and loaded in between.
 
     Args:
@@ -186,19 +188,32 @@ def remove_lml(pipe: Any) -> Any:
 
     Returns:
         The pipeline, for chaining.
+
+    Raises:
+        LMLError: If it has no scheduler.
     """
-    current = pipe.scheduler
+    current = _scheduler_of(pipe)
     if isinstance(current, LMLSchedulerMixin):
-        base: Any = getattr(current, "_lml_replaced", current._lml_base)
-        pipe.scheduler = base.from_config(_without_lml(current.config))
+        base: Any = current._lml_base
+        base, config = getattr(current, "_lml_replaced", None) or (base, _without_lml(current.config))
+        pipe.scheduler = base.from_config(config)
     return pipe
 
 
-def _choose(current: Any, scheduler: str | type | None) -> tuple[Any, dict[str, Any]]:
+def _scheduler_of(pipe: Any) -> Any:
+    current = getattr(pipe, "scheduler", None)
+    if current is None or not hasattr(current, "from_config"):
+        raise LMLError(f"pipe={type(pipe).__name__} has no diffusers scheduler; give a diffusers pipeline.")
+    return current
+
+
+def _choose(current: Any, config: Any, scheduler: str | type | None) -> tuple[Any, dict[str, Any]]:
     if isinstance(scheduler, str):
         entry = find_scheduler(scheduler)
-        return entry.base, sampler_config(entry, current.config)
+        return entry.base, sampler_config(entry, config)
     base = type(current) if scheduler is None else scheduler
+    if isinstance(base, type) and not hasattr(base, "from_config"):
+        raise LMLError(f"scheduler={base.__name__} is no diffusers scheduler; give its class or a short name.")
     if not isinstance(base, type):
         raise LMLError(
             f"scheduler={type(base).__name__}(...) is an object; give its class or a short name, or set pipe.scheduler "
