@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import warnings
 
-from lmlangevin.generation.config import BUILT_IN, GenerateConfig
+from lmlangevin.generation.checks import BUILT_IN
+from lmlangevin.generation.config import GenerateConfig
 from lmlangevin.generation.distance import SMALLEST_COUNT, measure_distances
 from lmlangevin.generation.models import load_model
 from lmlangevin.generation.processes import Processes

@@ -32,7 +32,7 @@ from lmlangevin.app.settings import (
 )
 from lmlangevin.app.style import HEADER
 from lmlangevin.core.damping import ADAPTIVE, CALIBRATED
-from lmlangevin.generation.config import BUILT_IN
+from lmlangevin.generation.checks import BUILT_IN
 
 logger = logging.getLogger(__name__)
 

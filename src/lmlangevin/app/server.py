@@ -14,7 +14,8 @@ from types import FrameType
 from lmlangevin.app.runs import Sessions
 from lmlangevin.app.settings import Offer
 from lmlangevin.core.errors import LMLError
-from lmlangevin.generation.config import DTYPES, check_choice, check_device, check_model
+from lmlangevin.generation.checks import check_choice, check_device, check_model
+from lmlangevin.generation.config import DTYPES
 
 LOCAL = "127.0.0.1"
 DEFAULT_PORT = 7860

@@ -13,7 +13,8 @@ from typing import Any
 
 from lmlangevin.core.damping import ADAPTIVE, CALIBRATED
 from lmlangevin.core.errors import LMLError
-from lmlangevin.generation.config import BUILT_IN, SIGMAS, SPACINGS
+from lmlangevin.generation.checks import BUILT_IN
+from lmlangevin.generation.config import SIGMAS, SPACINGS
 from lmlangevin.generation.seeds import SEED_LIMIT
 
 AUTOMATIC = "automatic"

@@ -8,7 +8,7 @@ from html import escape
 from lmlangevin.app.distance import FEWEST
 from lmlangevin.app.runs import Finished, Snapshot
 from lmlangevin.core.damping import CONSTANT
-from lmlangevin.generation.config import BUILT_IN
+from lmlangevin.generation.checks import BUILT_IN
 from lmlangevin.generation.distance import SMALLEST_COUNT
 from lmlangevin.generation.plan import RunResult
 

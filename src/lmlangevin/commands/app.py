@@ -38,7 +38,7 @@ def app(
     """Open a page that shows plain and LML images of the same seeds side by side."""
     from lmlangevin.app.server import is_local, serve
     from lmlangevin.app.settings import Offer
-    from lmlangevin.generation.config import BUILT_IN
+    from lmlangevin.generation.checks import BUILT_IN
 
     local = is_local(host)
     offer = Offer(

@@ -41,7 +41,7 @@ import torch
 from torch import Tensor
 
 from lmlangevin.core.correction import LMLInfo
-from lmlangevin.core.passes import column, scalar_dtype, turn
+from lmlangevin.core.passes import column, scalar_dtype, scaled, turn
 
 
 @dataclass(frozen=True)
@@ -274,10 +274,10 @@ def adapt(
         # Someone else moved the sample: the last step cannot be judged, and nothing follows from it.
         defect, slope = (_replace(~untouched, value) for value in (defect, slope))
     defect.mul_(repair)
-    moved = torch.addcmul(n, defect, _scaled((1 - share) / level, n))
+    moved = torch.addcmul(n, defect, scaled((1 - share) / level, n))
     forecast = None
     if state.slope is not None and belief:
-        forecast = slope * _scaled(belief * _persistence(slope, state.slope, constants.growth), n)
+        forecast = slope * scaled(belief * _persistence(slope, state.slope, constants.growth), n)
         moved = moved.add_(forecast)
 
     # Never NaN from a finite input: what overflows anywhere leaves the sample as it came. A product of the two shows
@@ -306,11 +306,6 @@ _SAME_LEVEL = 1e-7
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     return torch.linalg.vecdot(a.flatten(1), b.flatten(1)).to(scalar_dtype(a.device))
-
-
-def _scaled(value: Tensor, like: Tensor) -> Tensor:
-    """Shape and narrow one number a sample so that it multiplies `like`."""
-    return column(value.to(like.dtype), like)
 
 
 def _replace(chosen: Tensor, value: Tensor, by: Tensor | None = None) -> Tensor:

@@ -34,7 +34,8 @@ class LMLConfig:
             damping = |kappa / gain|, always relative. 0 is kappa = 0.
         damping_mode: `"relative"`, or `"absolute"` where `damping` is the paper's lambda, in squared units of the
             prediction summed over the elements of one sample.
-        rank: Number of previous predictions in the low-rank factor, 1 to 16. All share `kappa`.
+        rank: Number of previous predictions in the low-rank factor, 1 to 16. All share `kappa`. Above 1 a relative
+            damping counts as 1e-4 at least, but for float64 predictions.
         control: Name of the damping controller, see `lmlangevin.core.damping`.
 
     Raises:

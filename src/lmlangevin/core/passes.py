@@ -95,11 +95,12 @@ class Passes:
         """
         if self._whole:
             step = max(1, math.prod(self._tensors[0].shape[1:]) // PROBE)
-            shift = self._shift([t.flatten(1)[:, ::step] for t in self._tensors])[1]
+            wide = [self._widen(j, t) for j, t in enumerate(self._tensors)]
+            shift = self._shift([t.flatten(1)[:, ::step] for t in wide])[1]
             if step > 1:
                 shift = [c.clamp(-LARGEST_SHIFT, LARGEST_SHIFT) for c in shift]
             shift = [_settled(c) for c in shift]
-            n, *offsets = self._offsets(self._tensors, shift)
+            n, *offsets = self._offsets(wide, shift)
             return self._settle(self._products(n, offsets, self._dot(n, n)), shift)
         sums, shifts = [], []
         for rows in self._rows:
@@ -146,7 +147,8 @@ class Passes:
         keep = _settled(keep)
         if self._whole:
             kept = n.clone() if copy else None
-            d = self._combine(self._offsets(self._tensors, shift), surplus, gains)
+            wide = [self._widen(j, t) for j, t in enumerate(self._tensors)]
+            d = self._combine(self._offsets(wide, shift), surplus, gains)
             d = torch.where(column(keep, n), n, cut_to_range(d, n.dtype).to(n.dtype))
             return (d if out is None else out.copy_(d)), kept
         # A mask as an index makes the host wait for a GPU. On a CPU it costs little where no sample is kept, as is the
@@ -207,15 +209,15 @@ class Passes:
         return torch.mul(a, b, out=self._buffer(-1, a)).sum(tuple(range(1, a.ndim)))
 
     def _shift(self, block: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Return <n, n> and c_j of a block: what S_j is to have nothing of n after."""
-        n, *previous = (t.to(self._work) for t in block)
+        """Return <n, n> and c_j of a block, in float32 or wider: what S_j is to have nothing of n after."""
+        n, *previous = block
         norm2 = self._dot(n, n)
         # A block of zeros says nothing.
         return norm2, [(self._dot(n, p) / norm2).nan_to_num(1, 1, 1) for p in previous]
 
     def _offsets(self, block: Sequence[Tensor], shift: Sequence[Tensor]) -> list[Tensor]:
-        """Return n and all S_j, in float32 or wider."""
-        n, *previous = (t.to(self._work) for t in block)
+        """Return n and all S_j of a block, in float32 or wider."""
+        n, *previous = block
         pairs = enumerate(zip(previous, shift, strict=True), 1)
         return [n, *(torch.addcmul(p, n, column(c, n), value=-1, out=self._buffer(j, n)) for j, (p, c) in pairs)]
 
@@ -335,6 +337,11 @@ def _settled(value: Tensor) -> Tensor:
 def column(value: Tensor, like: Tensor) -> Tensor:
     """Shape one value a sample, (batch,), so that it multiplies or selects the samples of `like`."""
     return value.view((-1,) + (1,) * (like.ndim - 1))
+
+
+def scaled(value: Tensor, like: Tensor) -> Tensor:
+    """The same in the dtype of `like`."""
+    return column(value.to(like.dtype), like)
 
 
 def turn(n: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:

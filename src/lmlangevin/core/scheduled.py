@@ -18,7 +18,7 @@ from torch import Tensor
 from lmlangevin.core.config import MAX_RANK
 from lmlangevin.core.correction import LMLInfo, LMLState, continues, untouched
 from lmlangevin.core.errors import LMLError
-from lmlangevin.core.passes import column, cut_to_range, scalar_dtype, sum_of, turn
+from lmlangevin.core.passes import column, cut_to_range, scalar_dtype, scaled, sum_of, turn
 
 _KEYS = ("sigmas", "gains", "restore_norm")
 
@@ -159,7 +159,7 @@ def combine(
     usable = torch.isfinite(stretch + stretch.reciprocal())
     d = n + change
     if restore_norm:
-        d = d * column(stretch.reciprocal().to(work), n)
+        d = d * scaled(stretch.reciprocal(), n)
     d = torch.where(column(usable, n), cut_to_range(d, prediction.dtype), n).to(prediction.dtype)
     angle = torch.where(usable, angle, 0)
     return d, LMLInfo(row.masked_fill(~usable[:, None], 0), angle, ~usable)

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from lmlangevin.core.errors import LMLError
-from lmlangevin.generation.config import BUILT_IN, TRAIN_TIMESTEPS, GenerateConfig
+from lmlangevin.generation.checks import BUILT_IN
+from lmlangevin.generation.config import TRAIN_TIMESTEPS, GenerateConfig
 
 VP_CONFIG: dict[str, Any] = {
     "num_train_timesteps": TRAIN_TIMESTEPS,

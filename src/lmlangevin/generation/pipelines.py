@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from lmlangevin.core.errors import LMLError
-from lmlangevin.generation.config import GenerateConfig, flow_mismatch
+from lmlangevin.generation.checks import flow_mismatch
+from lmlangevin.generation.config import GenerateConfig
 from lmlangevin.generation.models import LoadedModel
 from lmlangevin.schedulers.calibrations import NETWORKS
 
@@ -107,9 +108,9 @@ def batch_arguments(pipe: Any, config: GenerateConfig, ids: Sequence[int]) -> di
     if "num_inference_steps" not in parameters:
         raise LMLError(f"model={config.model!r} is a {family}, whose steps cannot be chosen; give another pipeline.")
     given: dict[str, Any] = {name: getattr(config, name) for name in _FIXED if getattr(config, name) is not None}
-    for name in config.arguments or {}:
+    for name, value in (config.arguments or {}).items():
         if name in _OWN:
-            raise LMLError(f"argument {name} is the job's own to give; {_OWN[name]}.")
+            raise LMLError(f"argument {name}={value!r} is the job's own to give; {_OWN[name]}.")
     given |= config.arguments or {}
     if config.prompt is not None or config.prompts is not None:
         given["prompt"] = [config.prompt_of(index) for index in ids]

@@ -289,10 +289,9 @@ class LocalStore(Store):
     def check_writable(self) -> None:
         """See `Store.check_writable`."""
         existing = self._root
-        with self.telling("written"):
-            existing.exists()  # raises for a name that is too long, say
-        while not existing.exists() and existing != existing.parent:
-            existing = existing.parent
+        with self.telling("written"):  # a name may be too long, say
+            while not existing.exists() and existing != existing.parent:
+                existing = existing.parent
         if not existing.is_dir():
             raise LMLError(f"out={self.shown!r} cannot be made: {str(existing)!r} is a file; give another folder.")
         if not os.access(existing, os.W_OK | os.X_OK):

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lmlangevin.core.operator import DampedLowRank
-from lmlangevin.langevin.kernel import column
+from lmlangevin.core.passes import scaled
 
 DAMPING = 1.0
 """mu with lambda = mu tr(B^T B) / r: moves along a difference are shortened to between a half and all."""
@@ -64,7 +64,7 @@ def langevin_step(
     # lambda has the square of the predictions' units, too much for half types.
     x, n, noise = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (x, n, noise))
     if geometry is not None:
-        lam = column(geometry.damping, x)
+        lam = scaled(geometry.damping, x)
         n = lam * geometry.solve(n)
         noise = lam.sqrt() * geometry.inverse_sqrt_matvec(noise)
     return (x - step_size * sigma * n + math.sqrt(2 * step_size) * sigma * noise).to(dtype)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from lmlangevin.core.errors import LMLError
 from lmlangevin.core.operator import DampedLowRank
-from lmlangevin.core.passes import scalar_dtype
+from lmlangevin.core.passes import scalar_dtype, scaled
 
 Generators: TypeAlias = "torch.Generator | Sequence[torch.Generator] | None"
 """One CPU generator a chain, so that no chain depends on the others; or one for all, or torch's own: faster."""
@@ -138,7 +138,7 @@ def step(
     if adjusted and state.log_density is None:
         raise LMLError("adjusted=True needs the target's log_density, and it has none; give one, or adjusted=False.")
     noise, uniform = draw(state.position, generator)
-    eps = column(kernel.step_size, state.position)
+    eps = scaled(kernel.step_size, state.position)
     drift = kernel.geometry.solve(state.score)
     move = eps * drift + (2 * eps).sqrt() * kernel.geometry.inverse_sqrt_matvec(noise)
     proposal = evaluate(state.position + move, target)
@@ -211,11 +211,6 @@ def draw(like: Tensor, generator: Generators) -> tuple[Tensor, Tensor]:
         noise = torch.stack([torch.randn(*event, generator=one, dtype=torch.float32) for one in generator])
         uniform = torch.stack([torch.rand((), generator=one, dtype=torch.float64) for one in generator])
     return noise.to(like.device, like.dtype), uniform.to(like.device, scalar_dtype(like.device))
-
-
-def column(value: Tensor, like: Tensor) -> Tensor:
-    """Return (batch,) numbers in the dtype of a batch, and of a shape that multiplies it."""
-    return value.to(like.dtype).view((-1,) + (1,) * (like.ndim - 1))
 
 
 def check_step_size(step_size: float) -> None:

@@ -142,7 +142,7 @@ class Plan:
     @property
     def built_in(self) -> bool:
         """Whether the model comes with the package."""
-        from lmlangevin.generation.config import BUILT_IN
+        from lmlangevin.generation.checks import BUILT_IN
 
         return self.model in BUILT_IN
 
@@ -250,7 +250,7 @@ def make_plan(config: ReproduceConfig) -> Plan:
     Raises:
         LMLError: For an unknown preset or sampler, a number out of range, or two settings that exclude each other.
     """
-    from lmlangevin.generation.config import BUILT_IN
+    from lmlangevin.generation.checks import BUILT_IN
 
     if config.resume and config.overwrite:
         raise LMLError("overwrite and resume exclude each other: one deletes what the other keeps; give one.")

@@ -159,15 +159,13 @@ def _make(base: type) -> type:
     @functools.wraps(parent.set_timesteps)
     def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
         self._lml_begin_run()
-        if not self.config.lml_enabled:
-            return parent.set_timesteps(self, *args, **kwargs)
-        if self._lml_schedule is None:
+        if not self.config.lml_enabled or self._lml_schedule is None:
             result = parent.set_timesteps(self, *args, **kwargs)
         else:
             result = set_calibrated_timesteps(self, parent, self._lml_schedule, args, kwargs)
         self._lml_planned = True
         # LMS sets timesteps while it is built, before it can be asked about them.
-        if self.config.control != "constant" and self._lml_built:
+        if self.config.lml_enabled and self.config.control != "constant" and self._lml_built:
             self._lml_plan()
         return result
 
