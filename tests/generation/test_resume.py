@@ -14,6 +14,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lmlangevin.core import LMLError
@@ -374,3 +375,14 @@ def test_a_process_may_be_killed_at_any_moment(tmp_path: Path) -> None:
     assert _lasting(out) == _lasting(tmp_path / "whole")
     assert len(_manifest(out)["attempts"]) == 4
     assert sorted(p.name for p in out.rglob("*")) == sorted(p.name for p in (tmp_path / "whole").rglob("*"))
+
+
+def test_settings_of_other_types_are_the_same_job(tmp_path: Path) -> None:
+    flow: dict[str, Any] = {"model": "analytic-cifar10", "scheduler": "flow-euler", "num_images": 1}
+    generate(_config(tmp_path / "job", **flow, flow_shift=5, gain=np.float32(0.1)))
+    again = _config(tmp_path / "job", **flow, flow_shift=np.float64(5.0), resume=True)
+    with pytest.raises(LMLError, match=r"configuration: gain \(the folder has 0.1, asked was 0.5\); give"):
+        generate(again)
+    steps: Any = np.int64(2)
+    same = _config(tmp_path / "job", **flow, flow_shift=5.0, gain=torch.tensor(0.1), steps=steps, resume=True)
+    assert "Nothing was missing: all 1 images are there and whole." in generate(same).notes

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from diffusers import DDIMScheduler, DDPMPipeline, DiffusionPipeline, EulerDiscreteScheduler, UNet2DModel
+from peft import LoraConfig, get_peft_model
 
 from lmlangevin import LMLError, apply_lml, remove_lml
 from lmlangevin.core import CalibratedSchedule
-from lmlangevin.schedulers.calibrations import CalibrationFile, fingerprint, load_calibration, shipped_calibrations
+from lmlangevin.schedulers.calibrations import (
+    CalibrationFile,
+    active_adapters,
+    fingerprint,
+    load_calibration,
+    network_of,
+    shipped_calibrations,
+)
 
 SCHEDULE = CalibratedSchedule((157.4, 9.0, 0.8, 0.0), ((0.0,), (0.5,), (0.3,)))
 
@@ -169,3 +181,71 @@ def test_both_built_in_models_have_calibrations_for_every_documented_length() ->
     for model in ("embedded", "analytic-cifar10", "analytic-cifar10-flow"):
         for steps in (5, 6, 7, 8, 10, 12, 15, 20):
             assert f"{model}-{steps}" in shipped_calibrations()
+
+
+@pytest.mark.parametrize("guidance", [5, 5.0, np.float32(5), torch.tensor(5)], ids=repr)
+def test_guidance_is_compared_as_a_number(pipe: Any, tmp_path: Path, guidance: Any) -> None:
+    for fitted in (5, 5.0):
+        made_for(pipe, guidance=fitted).save(tmp_path / "g.json")
+        apply_lml(pipe, control="calibrated", calibration=tmp_path / "g.json", guidance_scale=guidance)
+        with pytest.raises(LMLError, match="guidance_scale was 5(.0)? and is 5.5"):
+            apply_lml(pipe, control="calibrated", calibration=tmp_path / "g.json", guidance_scale=guidance + 0.5)
+
+
+def test_betas_are_compared_as_numbers_in_any_sequence(pipe: Any) -> None:
+    betas = np.linspace(1e-4, 0.02, 1000, dtype=np.float32)
+
+    def mark(trained: Any) -> dict[str, Any]:
+        plain = EulerDiscreteScheduler(trained_betas=trained)
+        return fingerprint(pipe.unet, plain, steps=3, guidance_scale=None, own_grid=True)
+
+    file = CalibrationFile(SCHEDULE, mark(betas))
+    file.check(mark(list(betas)))
+    with pytest.raises(LMLError, match="scheduler_config.trained_betas was"):
+        file.check(mark(betas * 0.5))
+    with pytest.raises(LMLError, match="scheduler_config.trained_betas was"):
+        file.check(mark(None))
+
+
+def wrappers(unet: Any) -> dict[str, Any]:
+    adapted = get_peft_model(copy.deepcopy(unet), LoraConfig(target_modules=["to_q"], r=2))
+    return {
+        "compiled": torch.compile(unet, backend="eager"),
+        "parallel": torch.nn.DataParallel(unet),
+        "both": torch.nn.DataParallel(torch.compile(unet, backend="eager")),
+        "hooked": add_hook_to_module(copy.deepcopy(unet), ModelHook()),
+        "peft": adapted,
+        "compiled peft": torch.compile(adapted, backend="eager"),
+    }
+
+
+def test_a_network_is_known_through_its_wrappers(pipe: Any) -> None:
+    pipe.unet = attentive = UNet2DModel(
+        sample_size=8,
+        layers_per_block=1,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        attention_head_dim=4,
+    )
+    made = made_for(pipe)
+    for name, network in wrappers(attentive).items():
+        pipe = types.SimpleNamespace(unet=network, scheduler=DDIMScheduler())
+        assert network_of(pipe) is network
+        plain = EulerDiscreteScheduler()
+        made.check(fingerprint(network_of(pipe), plain, steps=3, guidance_scale=None, own_grid=True))
+        assert active_adapters(network) == (["default"] if "peft" in name else [])
+    other = torch.nn.DataParallel(UNet2DModel.from_config(attentive.config, sample_size=16))  # type: ignore[arg-type]
+    with pytest.raises(LMLError, match="model_config_hash was"):
+        made.check(fingerprint(other, plain, steps=3, guidance_scale=None, own_grid=True))
+
+
+def test_adapters_count_where_they_act(pipe: Any) -> None:
+    unet = UNet2DModel.from_config(pipe.unet.config, down_block_types=("AttnDownBlock2D",) * 2, attention_head_dim=4)
+    adapted: Any = get_peft_model(unet, LoraConfig(target_modules=["to_q"], r=2))
+    assert active_adapters(adapted) == ["default"]
+    with adapted.disable_adapter():
+        assert active_adapters(adapted) == []
+    adapted.merge_adapter()
+    assert active_adapters(adapted) == []

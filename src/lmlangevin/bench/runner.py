@@ -25,6 +25,7 @@ from lmlangevin.core.errors import LMLError
 from lmlangevin.evaluation import FrechetStatistics, frechet_distance
 from lmlangevin.generation.manifest import package_versions
 from lmlangevin.schedulers.names import find_scheduler
+from lmlangevin.values import differing
 
 FORMAT = "lmlangevin-bench-1"
 BEST_GRID_NFE = (5, 6, 8, 10, 15, 20)
@@ -68,7 +69,9 @@ class Results:
             return
         old = read_results(path)
         there, asked = old["settings"], self.record["settings"]
-        changed = [f"{key} is {there.get(key)!r}, not {asked[key]!r}" for key in asked if there.get(key) != asked[key]]
+        changed = [
+            f"{key} is {there.get(key)!r}, not {asked[key]!r}" for key in differing(there, asked) if key in asked
+        ]
         if changed:
             raise LMLError(
                 f"out={str(path)!r} holds figures of other settings ({'; '.join(changed)}); move it away, or give "

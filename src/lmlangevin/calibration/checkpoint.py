@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lmlangevin.core.errors import LMLError
 from lmlangevin.schedulers.calibrations import read_json, write_json
+from lmlangevin.values import text
 
 CHECKPOINT_FORMAT = "lmlangevin-calibration-checkpoint-1"
 
@@ -56,7 +57,7 @@ class FitState(NamedTuple):
 
 def fit_key(start: Tensor, target: Tensor, *words: Any) -> str:
     """Return a hash of all that a fit depends on but the prediction."""
-    digest = hashlib.sha256(repr((words, str(start.dtype))).encode())
+    digest = hashlib.sha256(text([words, start.dtype]).encode())
     for tensor in (start, target):
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -11,6 +11,7 @@ from lmlangevin.core.config import MAX_RANK
 from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.config import GenerateConfig
 from lmlangevin.generation.prompts import read_prompts
+from lmlangevin.values import take_numbers
 
 FIRST_SEED = 1_000_000_000
 """Far from the seeds that images are usually made from, so that figures are not taken on what was fitted."""
@@ -75,6 +76,7 @@ class CalibrateConfig:
     resume: bool = False
 
     def __post_init__(self) -> None:
+        take_numbers(self)
         object.__setattr__(self, "out", Path(self.out))
         if self.overwrite and self.resume:
             raise LMLError("overwrite and resume exclude each other: one deletes what the other keeps; give one.")

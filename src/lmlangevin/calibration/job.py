@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import shutil
@@ -35,6 +34,7 @@ from lmlangevin.schedulers.calibrations import (
     write_json,
 )
 from lmlangevin.schedulers.names import build_scheduler, find_scheduler
+from lmlangevin.values import differing, plain
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called as (`"teacher"`, `"fit"` or `"fit 1"`, ..., evaluations done, evaluations at most)."""
@@ -185,7 +185,7 @@ class Calibration:
     def _open_work(self) -> None:
         """Make the work folder, or see that the one that is there is of this job."""
         config, work = self.config, self.config.work
-        settings = json.loads(json.dumps(config.as_dict()))
+        settings = plain(config.as_dict())
         if work.exists() and config.overwrite:
             shutil.rmtree(work)
         if work.exists():
@@ -196,9 +196,7 @@ class Calibration:
                 )
             before = read_json(work / "job.json")
             changed = [
-                f"{key} is {settings.get(key)!r}, was {before.get(key)!r}"
-                for key in {*settings, *before}
-                if settings.get(key) != before.get(key)
+                f"{key} is {settings.get(key)!r}, was {before.get(key)!r}" for key in differing(before, settings)
             ]
             if changed:
                 raise LMLError(

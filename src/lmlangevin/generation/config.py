@@ -16,6 +16,7 @@ from lmlangevin.generation.langevin import checked_step_size, steps_for
 from lmlangevin.generation.model_folder import scheduler_of_folder
 from lmlangevin.generation.seeds import SEED_LIMIT
 from lmlangevin.generation.store import Place, as_place
+from lmlangevin.values import plain, take_numbers
 
 DTYPES = ("float32", "bfloat16", "float16")
 SPACINGS = ("leading", "trailing", "linspace")
@@ -110,6 +111,7 @@ class GenerateConfig(Conditions):
     resume: bool = False
 
     def __post_init__(self) -> None:
+        take_numbers(self)
         object.__setattr__(self, "out", as_place(self.out))
         if self.overwrite and self.resume:
             raise LMLError("overwrite and resume exclude each other: one deletes what the other keeps; give one.")
@@ -158,9 +160,8 @@ class GenerateConfig(Conditions):
     def as_dict(self) -> dict[str, Any]:
         """Return the settings for a manifest: all but where the images go, and what becomes of an earlier job."""
         settings = dataclasses.asdict(self)
-        settings["memory"] = list(self.memory)  # as JSON gives it back
         del settings["out"], settings["overwrite"], settings["resume"]
-        return settings
+        return plain(settings)
 
     def _set_scheduler(self) -> None:
         """Resolve `scheduler`, so that it is a name from here on."""

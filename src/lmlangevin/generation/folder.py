@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -244,7 +243,7 @@ def _changed_samplers(manifest: dict[str, Any], runs: Sequence[RunResult]) -> st
     words = []
     for run in runs:
         found = manifest["runs"].get(run.name, {})
-        asked = json_values(json.loads(json.dumps(run.describe_sampler())))
+        asked = json_values(run.describe_sampler())
         # Another diffusers may know other settings, and a label says where a gain comes from, not what it is.
         common = found.get("scheduler_config", {}).keys() & asked["scheduler_config"].keys()
         common -= {"_diffusers_version", "preset"}

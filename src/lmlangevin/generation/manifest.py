@@ -16,6 +16,7 @@ from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.config import GenerateConfig
 from lmlangevin.generation.seeds import image_seeds
 from lmlangevin.generation.store import Place, Store
+from lmlangevin.values import differing, text
 
 FORMAT = "lmlangevin-generate-1"
 MANIFEST = "manifest.json"
@@ -89,8 +90,8 @@ class NoiseHashes:
 
 def job_key(config: GenerateConfig) -> str:
     """Return what marks the records of a job: one word for all settings and files that its images depend on."""
-    settings = json.dumps([FORMAT, comparable(config.as_dict()), config.inputs()], sort_keys=True)
-    return hashlib.sha256(settings.encode()).hexdigest()[:16]
+    settings = [FORMAT, comparable(config.as_dict()), config.inputs()]
+    return hashlib.sha256(text(settings).encode()).hexdigest()[:16]
 
 
 def comparable(settings: dict[str, Any]) -> dict[str, Any]:
@@ -100,8 +101,9 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
 
 def differences(found: dict[str, Any], asked: dict[str, Any]) -> str | None:
     """Return in words where settings differ, each with what the folder has and what was asked; None if nowhere."""
-    keys = [key for key in {**found, **asked} if found.get(key) != asked.get(key)]
-    words = [f"{key} (the folder has {found.get(key)!r}, asked was {asked.get(key)!r})" for key in keys]
+    words = [
+        f"{key} (the folder has {found.get(key)!r}, asked was {asked.get(key)!r})" for key in differing(found, asked)
+    ]
     return ", ".join(words) or None
 
 
@@ -116,9 +118,9 @@ def write_manifest(store: Store, content: dict[str, Any], images: Iterable[dict[
     Returns:
         Where it is.
     """
-    text = json.dumps(json_values(content), indent=1, allow_nan=False).removesuffix("\n}")
+    head = json.dumps(json_values(content), indent=1, allow_nan=False).removesuffix("\n}")
     lines = ",\n".join(f"  {json.dumps(entry, allow_nan=False)}" for entry in images)
-    store.write(MANIFEST, f'{text},\n "images": [\n{lines}\n ]\n}}\n'.encode())
+    store.write(MANIFEST, f'{head},\n "images": [\n{lines}\n ]\n}}\n'.encode())
     return store.place(MANIFEST)
 
 

@@ -12,6 +12,7 @@ from lmlangevin.core.errors import LMLError
 from lmlangevin.reproduce.data import find_reference
 from lmlangevin.reproduce.plan import BLIP, Cell, Plan
 from lmlangevin.reproduce.preset import DRY_RUN
+from lmlangevin.values import differing
 
 if TYPE_CHECKING:
     from lmlangevin.evaluation.compbench.blip import Blip
@@ -216,9 +217,8 @@ def check_same(known: dict[str, Any], found: dict[str, Any]) -> None:
     Raises:
         LMLError: They do not.
     """
-    for key in known.keys() | found.keys():
-        if known.get(key) != found.get(key):
-            raise LMLError(
-                f"measure: {key} is {found.get(key)!r}, and the cells that were measured before have "
-                f"{known.get(key)!r}; give what they were measured with, or --overwrite"
-            )
+    for key in differing(known, found):
+        raise LMLError(
+            f"measure: {key} is {found.get(key)!r}, and the cells that were measured before have {known.get(key)!r}; "
+            "give what they were measured with, or --overwrite"
+        )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lmlangevin.core.errors import LMLError
+from lmlangevin.generation.manifest import differences
 from lmlangevin.reproduce.measure import LAYOUT, STATISTICS, Measurement, check_same
 from lmlangevin.reproduce.plan import RELEASE_DTYPE, Cell, Plan
 
@@ -167,21 +168,15 @@ class Record:
         Raises:
             LMLError: It was of other settings.
         """
-        mine = json.loads(json.dumps(self.content))
-        words = [
-            f"{key} (the folder has {earlier['settings'].get(key)!r}, asked was {value!r})"
-            for key, value in mine["settings"].items()
-            if earlier["settings"].get(key) != value
-        ]
-        words += [
-            f"{key} (the folder has {earlier.get(key)!r}, asked was {mine[key]!r})"
-            for key in ("preset", "dry_run")
-            if earlier.get(key) != mine[key]
-        ]
-        if words:
+        asked, found = (
+            {key: content.get(key) for key in ("preset", "dry_run")} | content["settings"]
+            for content in (self.content, earlier)
+        )
+        words = differences({key: found.get(key) for key in asked}, asked)
+        if words is not None:
             raise LMLError(
-                f"out={str(self._plan.out)!r} holds a run of other settings: {', '.join(words)}; give what the folder "
-                "has to --resume it, another folder, or --overwrite."
+                f"out={str(self._plan.out)!r} holds a run of other settings: {words}; give what the folder has to "
+                "--resume it, another folder, or --overwrite."
             )
         for key in ("created", "measure", "notes", "cells"):
             self.content[key] = earlier[key]

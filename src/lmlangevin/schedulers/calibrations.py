@@ -7,7 +7,6 @@ import functools
 import hashlib
 import inspect
 import json
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -16,8 +15,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lmlangevin.core.errors import LMLError
 from lmlangevin.core.scheduled import CalibratedSchedule, check_keys
+from lmlangevin.values import differing, plain, text
 
 FORMAT = "lmlangevin-calibration-1"
 
@@ -46,10 +48,48 @@ NETWORKS = ("unet", "transformer", "transformer_2", "prior")
 
 
 def model_config_hash(network: Any) -> str:
-    """Return a hash of a network's class and configuration; weights are not part of it."""
+    """Return a hash of a network's class and configuration, seen through its wrappers (`unwrapped`).
+
+    Weights are not part of it: a fine-tune has the hash of its base. Adapters (LoRA) are weights in this sense, whether
+    they are merged or not, and whether they are active or not; `active_adapters` tells of those that are.
+    """
+    network = unwrapped(network)
     config = {key: value for key, value in dict(network.config).items() if not key.startswith("_")}
-    text = json.dumps([type(network).__name__, config], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text([type(network).__name__, config]).encode()).hexdigest()[:16]
+
+
+def unwrapped(network: Any) -> Any:
+    """Return the network inside of its wrappers.
+
+    These are `torch.compile`, `DataParallel` and its distributed kin, and PEFT models, in any order. Hooks of
+    accelerate, and adapters that diffusers loads, leave a network's class as it is.
+    """
+    while True:
+        if hasattr(network, "_orig_mod"):
+            network = network._orig_mod
+        elif hasattr(network, "peft_config") and hasattr(network, "get_base_model"):
+            network = network.get_base_model()
+        elif isinstance(network, torch.nn.Module) and hasattr(network, "module") and not _has_own_config(network):
+            network = network.module
+        else:
+            return network
+
+
+def _has_own_config(network: Any) -> bool:
+    """Return whether a configuration is the network's, and not that of a module that it asks in its place."""
+    return hasattr(type(network), "config") or "config" in vars(network)
+
+
+def active_adapters(network: Any) -> list[str]:
+    """Return the names of the adapters that change what a network predicts: active, enabled, and not merged into it."""
+    found = {
+        name
+        for module in unwrapped(network).modules()
+        if hasattr(module, "merged_adapters") and not getattr(module, "disable_adapters", False)
+        for name in module.active_adapters
+        if name not in module.merged_adapters
+    }
+    return sorted(found)
 
 
 def network_of(pipe: Any) -> Any:
@@ -59,8 +99,9 @@ def network_of(pipe: Any) -> Any:
         LMLError: If it has none that is known.
     """
     for name in NETWORKS:
-        if getattr(getattr(pipe, name, None), "config", None) is not None:
-            return getattr(pipe, name)
+        network = getattr(pipe, name, None)
+        if getattr(unwrapped(network), "config", None) is not None:
+            return network
     raise LMLError(
         f"pipe={type(pipe).__name__} has no {' or '.join(NETWORKS)}, whose configuration a calibration is tied to; "
         "give another pipeline."
@@ -85,7 +126,7 @@ def fingerprint(
     return {
         "model_config_hash": model_config_hash(network),
         "scheduler_class": base.__name__,
-        "scheduler_config": {key: _json_value(scheduler.config[key]) for key in keys},
+        "scheduler_config": {key: plain(scheduler.config[key]) for key in keys},
         "steps": steps,
         "guidance_scale": guidance_scale,
         "prediction_type": getattr(scheduler.config, "prediction_type", "flow_prediction"),
@@ -104,8 +145,7 @@ class CalibrationFile:
             versions. For the reader; nothing is checked in it.
 
     Raises:
-        LMLError: If a field of the fingerprint is missing or unknown, its steps are not the schedule's, or a value is
-            none that JSON keeps.
+        LMLError: If a field of the fingerprint is missing or unknown, or its steps are not the schedule's.
     """
 
     schedule: CalibratedSchedule
@@ -116,7 +156,9 @@ class CalibrationFile:
         if not isinstance(self.schedule, CalibratedSchedule):
             raise LMLError(f"schedule is {self.schedule!r}; give a CalibratedSchedule.")
         for name in ("fingerprint", "fit"):
-            object.__setattr__(self, name, _plain(name, getattr(self, name)))
+            if not isinstance(getattr(self, name), Mapping):
+                raise LMLError(f"{name} is {getattr(self, name)!r}; give a mapping.")
+            object.__setattr__(self, name, plain(getattr(self, name)))
         check_keys("fingerprint", self.fingerprint, FINGERPRINT_FIELDS)
         if self.fingerprint["steps"] != self.schedule.steps:
             raise LMLError(
@@ -139,11 +181,11 @@ class CalibrationFile:
         Raises:
             LMLError: Names every field that differs, with both values.
         """
-        before, after = (_flat(_plain("fingerprint", fields)) for fields in (self.fingerprint, now))
+        before, after = _flat(self.fingerprint), _flat(plain(now))
         differences = [
-            f"{name} was {_shown(before, name)} and is {_shown(after, name)}"
-            for name in sorted({*before, *after})
-            if _shown(before, name) != _shown(after, name) and name not in unknown
+            f"{name} was {json.dumps(before.get(name))} and is {json.dumps(after.get(name))}"
+            for name in sorted(differing(before, after))
+            if name not in unknown
         ]
         if differences:
             raise LMLError(
@@ -255,29 +297,9 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _json_value(value: Any) -> Any:
-    """Return a value as JSON can keep it; DPM-Solver has an infinity among its defaults."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields with those of a mapping under names of their own, so that a difference can be told apart."""
     flat: dict[str, Any] = {}
     for name, value in fields.items():
         flat |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
     return flat
-
-
-def _shown(fields: Mapping[str, Any], name: str) -> str:
-    """Return a field's value as text; JSON tells 1 from true and from "1", and an absent field from null."""
-    return json.dumps(fields[name], sort_keys=True) if name in fields else "absent"
-
-
-def _plain(name: str, value: Any) -> dict[str, Any]:
-    """Return `value` as JSON gives it back, so that a file equals what it was saved from."""
-    if not isinstance(value, Mapping):
-        raise LMLError(f"{name} is {value!r}; give a mapping.")
-    try:
-        return json.loads(json.dumps(dict(value), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise LMLError(f"{name} is {value!r}, which JSON cannot keep ({error}); give plain values.") from error
