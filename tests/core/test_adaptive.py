@@ -299,7 +299,7 @@ def test_a_level_that_comes_back_starts_a_run() -> None:
         state = adapted.state
         if k >= 2 and adapted.shift is not None:
             assert torch.equal(adapted.shift, fresh[k - 2].shift)
-    assert len(state.levels) == 2
+        assert len(state.levels) == (1, 2, 1, 2, 0)[k]
 
 
 def test_a_position_may_be_stepped_in_place() -> None:
@@ -328,10 +328,176 @@ def test_a_small_angle_is_reported() -> None:
             torch.testing.assert_close(adapted.info.angle, true, rtol=0.02, atol=0)
 
 
-def test_another_shape_starts_a_run() -> None:
+def test_another_shape_dtype_or_device_starts_a_run() -> None:
     path = Path(141, 2)
-    state = follow(path, LEVELS)[-1].state
-    assert adapt(randn(142, 2, 2, 4, 4), randn(143, 2, 2, 4, 4), 0.2, 0.1, state).prediction is None
+    state = follow(path, LEVELS)[-2].state
+    n, y = randn(142, 3, 2, 4, 4), randn(143, 3, 2, 4, 4)
+    assert adapt(n, y, 0.2, 0.1, state).prediction is not None
+    for other in (
+        adapt(n[:2], y[:2], 0.2, 0.1, state),
+        adapt(n.float(), y.float(), 0.2, 0.1, state),
+        adapt(n, y, 0.2, 0.1, state, state_dtype=torch.float32),
+        adapt(n.to("meta"), y.to("meta"), 0.2, 0.1, state),
+    ):
+        assert other.prediction is None and len(other.state.levels) == 1
+
+
+def kept_bytes(state: AdaptiveState) -> int:
+    """What a state holds of the size of a prediction."""
+    tensors = [t for value in state for t in (value if isinstance(value, tuple) else (value,)) if isinstance(t, Tensor)]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t.ndim > 1}
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_six_predictions_are_kept_and_freed_when_a_run_ends(dtype: torch.dtype) -> None:
+    """In the dtype of the sample, also where both were widened before."""
+    state, most, one = AdaptiveState(), 0, 3 * 2 * 4 * 4 * torch.tensor([], dtype=dtype).element_size()
+    for k, s in enumerate(LEVELS):
+        n, y = randn(161 + k, 3, 2, 4, 4), randn(171 + k, 3, 2, 4, 4)
+        n, y = (t.to(torch.promote_types(dtype, torch.float32)) for t in (n, y))
+        adapted = adapt(n, y, s, (*LEVELS, 0.0)[k + 1], state, state_dtype=dtype)
+        state = adapted.state
+        most = max(most, kept_bytes(state))
+        if k == 3:  # a view of a larger tensor would keep all of it
+            assert adapted.shift is not None and kept_bytes(state) == 6 * one
+    assert most == 6 * one and kept_bytes(state) == 0 and state == AdaptiveState()
+    assert adapt(randn(1, 2, 3).half(), randn(2, 2, 3).half(), 1.0, 0.5, AdaptiveState()).state.data[0].dtype == (
+        torch.float16
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_state_in_a_half_type_costs_its_rounding_alone(dtype: torch.dtype) -> None:
+    path, narrow, wide = Path(181, 3), AdaptiveState(), AdaptiveState()
+    for k, s in enumerate(LEVELS):
+        s_next = (*LEVELS, 0.0)[k + 1]
+        n, y = path.noise(s).to(dtype), path.position(s).to(dtype)
+        a, b = adapt(n, y, s, s_next, narrow), adapt(n.float(), y.float(), s, s_next, wide)
+        narrow, wide = a.state, b.state
+        if a.shift is not None and b.shift is not None and a.prediction is not None:
+            assert a.shift.dtype == a.prediction.dtype == torch.float32
+            assert (a.shift - b.shift).abs().max() < 4 * torch.finfo(dtype).eps * y.abs().max()
+
+
+def test_gradients_pass_to_this_step_and_to_no_earlier_one() -> None:
+    path = Path(191, 3, (2, 1, 2, 2))
+    state = AdaptiveState()
+    for k, s in enumerate(LEVELS[:3]):
+        n, y = (t + 0.05 * randn(192 + k, 2, 1, 2, 2) for t in (path.noise(s), path.position(s)))
+        state = adapt(n.requires_grad_(), y.requires_grad_(), s, LEVELS[k + 1], state).state
+        assert not any(t.requires_grad for t in (*state.data, *state.predictions, state.position))
+    n, y = (t + 0.02 * path.c[0] for t in (path.noise(LEVELS[3]), path.position(LEVELS[3])))
+
+    def corrected(n: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        adapted = adapt(n, y, LEVELS[3], LEVELS[4], state)
+        assert adapted.prediction is not None and adapted.shift is not None
+        assert adapted.state.share is not None and adapted.state.share.max() > 0
+        tensors = (*adapted.info, adapted.state.shift, adapted.state.missed, adapted.state.share)
+        assert not any(t.requires_grad for t in tensors if t is not None)
+        return adapted.prediction, adapted.shift
+
+    assert torch.autograd.gradcheck(corrected, (n.requires_grad_(), y.requires_grad_()))
+
+
+@pytest.mark.parametrize("zeros", ["all", "last", "position"])
+def test_no_gradient_is_nan(zeros: str) -> None:
+    """Of a sample of zeros, from the first step on or in the last one."""
+    state = AdaptiveState()
+    for k, s in enumerate(LEVELS):
+        n, y = randn(201 + k, 3, 2, 3), randn(211 + k, 3, 2, 3)
+        if zeros == "all" or (zeros == "last" and k >= 3):
+            n[1] = 0
+        if zeros != "last":
+            y[1] = 0
+        n.requires_grad_()
+        y.requires_grad_()
+        adapted = adapt(n, y, s, (*LEVELS, 0.0)[k + 1], state, untouched=torch.tensor([k != 3, True, True]))
+        state = adapted.state
+        if adapted.prediction is not None and adapted.shift is not None:
+            (adapted.prediction.square().sum() + adapted.shift.sum()).backward()
+            assert n.grad is not None and n.grad.isfinite().all()
+            assert y.grad is not None and y.grad.isfinite().all()
+
+
+def test_after_a_sample_was_moved_the_level_before_says_nothing() -> None:
+    """From one exact trajectory onto another: neither the move nor what followed it is the solver's error."""
+    one, other = Path(221, 1), Path(222, 1)
+    moved = torch.tensor([False, True, True])[:, None, None, None]
+    state, shifts = AdaptiveState(), []
+    for k, s in enumerate(LEVELS):
+        n, y = one.noise(s), one.position(s)
+        if k >= 2:
+            n, y = torch.where(moved, other.noise(s), n), torch.where(moved, other.position(s), y)
+        adapted = adapt(n, y, s, (*LEVELS, 0.0)[k + 1], state, untouched=~moved.flatten() if k == 2 else None)
+        state = adapted.state
+        shifts.append(adapted.shift)
+    assert max(float(shift.abs().max()) for shift in shifts[1:]) < 1e-9
+    # Where nobody is said to have moved it, the same is a defect, and still one a step later.
+    state = AdaptiveState()
+    for k, s in enumerate(LEVELS[:4]):
+        path = one if k < 2 else other
+        adapted = adapt(path.noise(s), path.position(s), s, LEVELS[k + 1], state)
+        state = adapted.state
+    assert adapted.shift is not None and adapted.shift.abs().max() > 0.1
+
+
+def test_nobody_moving_a_sample_may_be_said_or_not() -> None:
+    path, said, silent = Path(231, 3), AdaptiveState(), AdaptiveState()
+    for k, s in enumerate(LEVELS):
+        s_next, nobody = (*LEVELS, 0.0)[k + 1], torch.ones(3, dtype=torch.bool)
+        a = adapt(path.noise(s), path.position(s), s, s_next, said, untouched=nobody)
+        b = adapt(path.noise(s), path.position(s), s, s_next, silent)
+        said, silent = a.state, b.state
+        assert (a.shift is None) == (k == 0) == (b.shift is None)
+        if a.shift is not None and b.shift is not None:
+            torch.testing.assert_close(a.shift, b.shift, rtol=1e-12, atol=1e-14)
+
+
+def test_what_was_not_corrected_was_not_forecast() -> None:
+    """A sample that overflows is left as it came, and the next defect has no forecast to add to itself."""
+    path, state, shape = Path(241, 1, (2, 1, 6, 6)), AdaptiveState(), (2, 1, 6, 6)
+    push, where = randn(242, *shape), None
+    for k, s in enumerate((4.0, 2.0, 1.0, 0.5)):
+        where = path.position(s) + (0.1 * push if k else 0)
+        n = (where - path.data(s)) / s
+        if k == 3:
+            n[0] += 1e30 * push[0]
+        adapted = adapt(n.float(), where.float(), s, s / 2, state, constants=WHOLE)
+        state = adapted.state
+    assert adapted.info.identity.tolist() == [True, False]
+    assert state.share is not None and state.share[0] == 0 and state.share[1] > 0
+    assert state.forecast is not None and state.forecast[1].abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"prediction": torch.zeros(2, 3, dtype=torch.long)}, "prediction is a torch.int64"),
+        ({"prediction": None}, "prediction is a NoneType"),
+        ({"position": [1.0]}, "position is a list"),
+        ({"position": torch.zeros(2, 3, dtype=torch.long)}, "position is a torch.int64 tensor"),
+        ({"position": torch.zeros(2, 4)}, r"position is \(2, 4\) on cpu, the prediction \(2, 3\) on cpu"),
+        ({"position": torch.zeros(2, 3, device="meta")}, r"position is \(2, 3\) on meta"),
+        ({"level": math.nan}, "level=nan"),
+        ({"level": -1.0}, "level=-1.0 is below 0"),
+        ({"level": torch.ones(())}, "level=tensor"),
+        ({"next_level": math.inf}, "next_level=inf"),
+        ({"next_level": -0.5}, "next_level=-0.5 is below 0"),
+        ({"log": math.nan}, "log=nan"),
+        ({"log": "0"}, "log='0'"),
+        ({"trust": 1.5}, "trust=1.5 is out of range"),
+        ({"trust": -0.1}, "trust=-0.1 is out of range"),
+        ({"untouched": torch.ones(2)}, r"untouched is \(2,\), torch.float32"),
+        ({"untouched": torch.ones(3, dtype=torch.bool)}, r"untouched is \(3,\), torch.bool; .* shape \(2,\)"),
+        ({"untouched": True}, "untouched is True"),
+    ],
+)
+def test_what_is_no_step_is_refused(change: dict[str, Any], named: str) -> None:
+    good = {"prediction": torch.ones(2, 3), "position": torch.ones(2, 3), "level": 1.0, "next_level": 0.5}
+    assert adapt(**good, state=AdaptiveState(), log=-math.inf).prediction is None
+    with pytest.raises(LMLError, match=named):
+        adapt(**{**good, "state": AdaptiveState(), **change})
 
 
 def test_it_is_a_control_of_its_own() -> None:

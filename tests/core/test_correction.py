@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lmlangevin.core import LMLConfig, LMLError, LMLInfo, LMLState, correct, lm_direction, passes
+from lmlangevin.core.lowrank import solve
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 SHAPES = [(3, 50), (2, 9, 8), (2, 3, 8, 8), (2, 4, 2, 5, 5)]
@@ -445,3 +446,36 @@ def test_a_kappa_of_another_batch_is_refused_in_words() -> None:
     n, previous = pair(212, (2, 5))
     with pytest.raises(LMLError, match="kappa"):
         lm_direction(n, previous, kappa=torch.full((3,), 0.5), damping=1.0)
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_no_gradient_is_nan(rank: int) -> None:
+    """Of samples that are kept it is that of doing nothing; the others have theirs as if they were alone."""
+    g = torch.Generator().manual_seed(71 + rank)
+    n, *previous = torch.randn(1 + rank, 4, 2, 3, generator=g, dtype=torch.float64)
+    n[0], previous[0][1], n[2] = 0, torch.inf, 1e-200
+    kappa = torch.tensor([0.5, 0.5, 0.5, 0.4], dtype=torch.float64)
+    tensors = [t.requires_grad_() for t in (n, *previous, kappa)]
+    weights = torch.randn(4, 2, 3, generator=g, dtype=torch.float64)
+    solved = solve(n, previous, kappa, 0.3, absolute=False)
+    assert solved.identity.tolist() == [True, True, True, False]
+    (solved.direction * weights).sum().backward()
+    assert all(t.grad is not None and t.grad.isfinite().all() for t in tensors)
+    assert torch.equal(n.grad[:3], weights[:3]) and not any(p.grad[:3].any() for p in previous)  # type: ignore[index]
+    alone = [t.detach()[3:].requires_grad_() for t in tensors]
+    (solve(alone[0], alone[1:-1], alone[-1], 0.3, absolute=False).direction * weights[3:]).sum().backward()
+    for whole, one in zip(tensors, alone, strict=True):
+        torch.testing.assert_close(whole.grad[3:], one.grad)  # type: ignore[index]
+
+
+def test_a_run_keeps_gradients_of_its_own_step_alone() -> None:
+    n, before = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(75), dtype=torch.float64)
+    n[1] = 0
+    n.requires_grad_()
+    _, state, _ = correct(before.requires_grad_(), LMLState(), LMLConfig(gain=0.5))
+    out = torch.empty_like(before)
+    d, state, info = correct(n, state, LMLConfig(gain=0.5), out=out)
+    assert d is out and not any(t.requires_grad for t in (*state.previous, *info))
+    d.sum().backward()
+    assert before.grad is None
+    assert n.grad is not None and n.grad.isfinite().all() and torch.equal(n.grad[1], torch.ones(4, dtype=n.dtype))

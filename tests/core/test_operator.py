@@ -204,7 +204,7 @@ def test_the_direction_of_rank_r_is_that_of_the_closed_form(rank: int, absolute:
 def test_rank_one_by_hand() -> None:
     """B = (3, 4)^T, lambda = 0.5 * 25: eigenvalues 37.5 on (0.6, 0.8) and 12.5 on (-0.8, 0.6)."""
     operator = DampedLowRank([torch.tensor([[3.0, 4.0]], dtype=torch.float64)], 0.5)
-    assert operator.damping.tolist() == [12.5]
+    assert operator.damping.item() == pytest.approx(12.5, rel=1e-14)
     assert operator.excess[0, 0].item() == pytest.approx(25.0, rel=1e-14)
     v = torch.tensor([[-0.2, 1.4]], dtype=torch.float64)  # the sum of the two unit eigenvectors
     along, across = torch.tensor([[0.6, 0.8]], dtype=torch.float64), torch.tensor([[-0.8, 0.6]], dtype=torch.float64)
@@ -325,3 +325,43 @@ def test_a_vector_of_another_shape_is_refused() -> None:
     for v in (torch.ones(2, 4), torch.ones(1, 3), torch.ones(2, 3, dtype=torch.long)):
         with pytest.raises(LMLError, match=r"v is a .*; give a floating-point one of \(2, 3\)"):
             operator.matvec(v)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e-100, 1e100, 1e160, 1e300])
+def test_factors_of_any_size_that_float64_holds(scale: float) -> None:
+    """Their squares are beyond it; the roots of H are not, and twice a root is H."""
+    factors = [b[None] for b in random_factors(55, 6, 2, 0.0, 0, torch.float64)]
+    v = torch.randn(1, 6, generator=torch.Generator().manual_seed(56), dtype=torch.float64)
+    near, far = DampedLowRank(factors, 0.25), DampedLowRank([b * scale for b in factors], 0.25)
+    exact = {"rtol": 1e-12, "atol": 0.0}
+    for method, power, _ in PRODUCTS.values():
+        # A vector of a size at which the product is one that float64 holds.
+        size = scale ** (-1 if power > 0 else 1)
+        after = scale if abs(power) == 1 else 1.0
+        after = 1 / after if power > 0 else after
+        torch.testing.assert_close(method(far, v * size) * after, method(near, v), **exact)
+        for vector in (v, 1e300 * v, torch.zeros_like(v)):
+            assert method(far, vector).isfinite().all()
+    torch.testing.assert_close(far.logdet(), near.logdet() + 12 * math.log(scale), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-170, 1e160])
+def test_an_absolute_damping_beside_factors_of_any_size(size: float) -> None:
+    """Beside 1 the small factors are nothing; along the large ones H is theirs, and across them 1."""
+    b = torch.tensor([[3.0, 4.0]], dtype=torch.float64)
+    operator = DampedLowRank([size * b], 1.0, absolute=True)
+    along, across = b / 5, torch.tensor([[-0.8, 0.6]], dtype=torch.float64)
+    root = max(1.0, 5 * size)
+    for method, sign in ((DampedLowRank.sqrt_matvec, 1), (DampedLowRank.inverse_sqrt_matvec, -1)):
+        torch.testing.assert_close(method(operator, along), along * root**sign, rtol=1e-12, atol=1e-15 * root**sign)
+        torch.testing.assert_close(method(operator, across), across, rtol=1e-12, atol=1e-12)
+    assert operator.logdet().item() == pytest.approx(2 * math.log(root), rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_a_product_beyond_its_dtype_is_finite(dtype: torch.dtype) -> None:
+    g = torch.Generator().manual_seed(57)
+    factors = [torch.randn(2, 5, generator=g) * 1e30 for _ in range(2)]
+    v = (torch.randn(2, 5, generator=g) * 1e3).to(dtype)
+    got = DampedLowRank(factors, 0.3).matvec(v)
+    assert got.dtype == dtype and got.isfinite().all() and got.abs().max() > 0.1 * torch.finfo(dtype).max

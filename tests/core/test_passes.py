@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmlangevin.core import LMLConfig, LMLError, LMLState, correct, lm_direction, passes
-from lmlangevin.core.passes import Moments, Passes
+from lmlangevin.core.passes import Moments, Passes, sample_hash
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -248,3 +248,42 @@ def test_gradients_flow_through_whole_tensors() -> None:
     n, p = draw(29, (2, 9), 1, torch.float64)
     n.requires_grad_(True)
     assert torch.autograd.gradcheck(lambda x: lm_direction(x, p, kappa=0.5, damping=0.3), (n,))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    shape=st.sampled_from([(2, 1), (3, 64), (2, 4, 8, 8), (2, 3, 2, 4, 4)]),
+    dtype=st.sampled_from(DTYPES),
+    edit=st.sampled_from(["one element", "one bit", "sign", "double", "order", "shift", "constant"]),
+)
+def test_a_hash_tells_whether_a_sample_is_what_it_was(
+    seed: int, shape: tuple[int, ...], dtype: torch.dtype, edit: str
+) -> None:
+    g = torch.Generator().manual_seed(seed)
+    t = torch.randn(shape, generator=g, dtype=torch.float64).to(dtype)
+    before = sample_hash(t)
+    assert before.shape == shape[:1] and before.dtype == torch.int64 and len(set(before.tolist())) == shape[0]
+    strided = torch.stack([t, t], -1)[..., 0].transpose(0, -1).contiguous().transpose(0, -1)
+    assert torch.equal(sample_hash(strided), before)
+    assert torch.equal(sample_hash(t[1:]), before[1:])
+    one = t[1].flatten()
+    k = seed % len(one)
+    if edit == "one element":
+        one[k] += 1
+    elif edit == "one bit":
+        one[k] = torch.nextafter(one[k], one[k] + 1) if dtype in (torch.float32, torch.float64) else 2 * one[k]
+    elif edit == "order":
+        one = one.flip(0) if len(one) > 1 else -one
+    elif edit == "shift":
+        one = one.roll(1 + k % max(1, len(one) - 1)) if len(one) > 1 else -one
+    else:
+        one = {"sign": -one, "double": 2 * one, "constant": one + 0.5}[edit]
+    t[1] = one.view(shape[1:])
+    assert (sample_hash(t) == before).tolist() == [i != 1 for i in range(shape[0])]
+
+
+def test_the_two_zeros_are_one_to_a_hash() -> None:
+    zeros = torch.zeros(2, 3)
+    assert torch.equal(sample_hash(zeros), sample_hash(-zeros))
+    assert not torch.equal(sample_hash(zeros), sample_hash(zeros + 1e-45))

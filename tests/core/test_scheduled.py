@@ -178,3 +178,72 @@ def test_another_shape_starts_a_new_run() -> None:
     assert torch.equal(made, other)
     assert info.identity.all()
     assert len(state.previous) == 1
+
+
+@pytest.mark.parametrize("restore_norm", [False, True])
+def test_a_direction_of_length_zero_is_none(restore_norm: bool) -> None:
+    """n - g (p - n) with p = 2 n and g = 1 is 0: no norm can be restored, and a step along 0 would be none at all."""
+    n, other = fields(8, 2)
+    before = torch.cat([2 * n[:1], other[1:]])
+    made, info = combine(n, [before], [1.0], restore_norm=restore_norm)
+    assert torch.equal(made[0], n[0]) and not torch.equal(made[1], n[1])
+    assert info.identity.tolist() == [True, False, False]
+    assert info.gain[:, 0].tolist() == [0.0, 1.0, 1.0] and info.angle[0] == 0 and (info.angle[1:] > 0).all()
+
+
+@pytest.mark.parametrize("restore_norm", [False, True])
+def test_gradients_pass_to_this_prediction_and_to_no_earlier_one(restore_norm: bool) -> None:
+    schedule = CalibratedSchedule(SIGMAS, GAINS, restore_norm)
+    ns = [n[:, 0, 0] for n in fields(9, 3)]
+    earlier = ns[0].clone().requires_grad_()
+    first, state, _ = correct_scheduled(earlier, LMLState(), schedule, 0)
+    assert first is earlier and not state.previous[0].requires_grad
+    _, state, _ = correct_scheduled(ns[1], state, schedule, 1)
+
+    def corrected(n: Tensor) -> Tensor:
+        d, following, info = correct_scheduled(n, state, schedule, 2)
+        assert not any(t.requires_grad for t in (*info, *following.previous))
+        return d
+
+    assert torch.autograd.gradcheck(corrected, (ns[2].requires_grad_(),))
+
+
+@pytest.mark.parametrize("restore_norm", [False, True])
+def test_no_gradient_is_nan(restore_norm: bool) -> None:
+    """Of a sample of zeros, one whose correction is along it, and one whose corrected direction is 0."""
+    n = fields(10, 1, (4, 5))[0]
+    before = torch.stack([n[3], 0 * n[1], 2 * n[2], n[0]])
+    n[0] = 0
+    n.requires_grad_()
+    made, info = combine(n, [before], [1.0], restore_norm=restore_norm)
+    made.sum().backward()
+    assert n.grad is not None and n.grad.isfinite().all()
+    assert info.identity.tolist() == [restore_norm or True, False, True, False]
+    assert torch.equal(n.grad[info.identity], torch.ones(2, 5, dtype=n.dtype))
+    # n + n, of which the restored norm leaves n.
+    torch.testing.assert_close(n.grad[1], torch.full((5,), 1.0 if restore_norm else 2.0, dtype=n.dtype))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "index", "named"),
+    [
+        (torch.arange(4).view(2, 2), 0, r"prediction is a torch.int64 tensor of shape \(2, 2\)"),
+        ("x", 0, "prediction is a str"),
+        (torch.zeros(3), 0, r"prediction is a torch.float32 tensor of shape \(3,\)"),
+        (torch.zeros(2, 3), -1, "index=-1 is no step of this schedule; give a whole number from 0 to 2"),
+        (torch.zeros(2, 3), 3, "index=3 is no step"),
+        (torch.zeros(2, 3), 1.0, "index=1.0 is no step"),
+        (torch.zeros(2, 3), True, "index=True is no step"),
+    ],
+)
+def test_what_is_no_step_is_refused(prediction: Any, index: Any, named: str) -> None:
+    with pytest.raises(LMLError, match=named):
+        correct_scheduled(prediction, LMLState(), CalibratedSchedule(SIGMAS, GAINS), index)
+
+
+def test_another_dtype_starts_a_new_run() -> None:
+    schedule = CalibratedSchedule(SIGMAS, GAINS)
+    n, other = fields(11, 2)
+    _, state, _ = correct_scheduled(n, LMLState(), schedule, 0)
+    made, state, info = correct_scheduled(other.float(), state, schedule, 1)
+    assert torch.equal(made, other.float()) and info.identity.all() and state.step == 1

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lmlangevin.core import LMLConfig, LMLState, correct, lm_direction, passes
+from lmlangevin.core import AdaptiveState, LMLConfig, LMLState, adapt, correct, lm_direction, passes, sample_hash
 
 READERS = (
     "item", "tolist", "nonzero", "cpu", "numpy", "argwhere", "__bool__", "__float__", "__int__", "__index__",
@@ -77,6 +77,22 @@ def test_correct_on_tensors_without_data() -> None:
         assert d.device.type == "meta" and d.dtype == torch.float16 and d.shape == n.shape
         assert all(t.device.type == "meta" for t in info)
         assert state.step == step + 1
+
+
+def test_adapt_on_tensors_without_data() -> None:
+    state = AdaptiveState()
+    for k in range(4):
+        n, y = (torch.empty(2, 3, 4, 4, dtype=torch.float16, device="meta") for _ in range(2))
+        said = None if k % 2 else torch.empty(2, dtype=torch.bool, device="meta")
+        adapted = adapt(n, y, 4.0 / 2**k, 2.0 / 2**k, state, untouched=said)
+        state = adapted.state
+        assert (adapted.shift is None) == (k == 0) and all(t.device.type == "meta" for t in adapted.info)
+    assert sample_hash(torch.empty(2, 3, 4, device="meta")).device.type == "meta"
+
+
+def test_a_hash_reads_nothing() -> None:
+    with NoReading():
+        assert sample_hash(torch.ones(2, 3, 4, dtype=torch.float16)).shape == (2,)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -14,6 +14,7 @@ from lmlangevin.core.correction import LMLInfo, LMLState, correct, lm_direction
 from lmlangevin.core.damping import Damping, History, controller_names, register_controller
 from lmlangevin.core.errors import LMLError
 from lmlangevin.core.operator import DampedLowRank
+from lmlangevin.core.passes import sample_hash
 from lmlangevin.core.scheduled import CalibratedSchedule, correct_scheduled
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "lm_direction",
     "register_controller",
     "run_trust",
+    "sample_hash",
 ]

@@ -66,10 +66,10 @@ class LMLConfig:
                     f"gain={self.gain} has no meaning with damping_mode={self.damping_mode!r}; "
                     "give kappa and damping, or damping_mode='relative'."
                 )
-            _finite("gain", self.gain, "a finite number such as 0.5, or 0 for no correction")
-        if self.kappa is not None and not -1 <= _finite("kappa", self.kappa, "a number in [-1, 1]") <= 1:
+            finite_number("gain", self.gain, "a finite number such as 0.5, or 0 for no correction")
+        if self.kappa is not None and not -1 <= finite_number("kappa", self.kappa, "a number in [-1, 1]") <= 1:
             raise LMLError(f"kappa={self.kappa} is out of range; give a number in [-1, 1], such as 0.5.")
-        if self.damping is not None and _finite("damping", self.damping, "a number above 0") <= 0:
+        if self.damping is not None and finite_number("damping", self.damping, "a number above 0") <= 0:
             raise LMLError(f"damping={self.damping} must be above 0; for less correction give a larger damping.")
         if self.damping_mode not in get_args(DampingMode):
             raise LMLError(f"damping_mode={self.damping_mode!r} is unknown; give 'relative' or 'absolute'.")
@@ -111,7 +111,8 @@ _SMALLEST_GAIN = 1e-200
 """Below this kappa / gain would overflow; a rotation by such an angle is no rotation in any float type."""
 
 
-def _finite(name: str, value: object, remedy: str) -> float:
+def finite_number(name: str, value: object, remedy: str) -> float:
+    """Return a finite number as a float, or raise an LMLError that names it."""
     try:
         number = math.nan if isinstance(value, bool) or not isinstance(value, (int, float)) else float(value)
     except OverflowError:  # a whole number beyond the range of floats

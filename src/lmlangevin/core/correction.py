@@ -43,7 +43,8 @@ class LMLState(NamedTuple):
     step: int = 0
 
 
-def _check_prediction(prediction: Tensor) -> None:
+def check_prediction(prediction: Tensor) -> None:
+    """Refuse what is no batch of floats."""
     if not isinstance(prediction, Tensor) or not prediction.is_floating_point() or prediction.ndim < 2:
         got = (
             f"a {prediction.dtype} tensor of shape {tuple(prediction.shape)}"
@@ -133,7 +134,7 @@ def lm_direction(
     Reference:
         arXiv:2505.24222; docs/method.md derives the form used here.
     """
-    _check_prediction(prediction)
+    check_prediction(prediction)
     LMLConfig(
         kappa=kappa if not isinstance(kappa, Tensor) else None,
         damping=damping if not isinstance(damping, Tensor) else None,
@@ -197,7 +198,7 @@ def correct(
         LMLError: If the prediction is not a floating-point tensor of shape (batch, *event), or `out` does not match it
             or would overwrite what the state is to keep.
     """
-    _check_prediction(prediction)
+    check_prediction(prediction)
     _check_out(out, prediction)
     if assume_owned and out is not None and _one_memory(out, prediction):
         raise LMLError("assume_owned=True keeps the prediction that out= would overwrite; give one of them.")

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lmlangevin.core.passes import Passes, sum_of
+from lmlangevin.core.passes import Passes, column, sum_of, takes_gradients
 
 LEAST_DAMPING = 1e-4
 """Smallest mu of a rank above 1 in float32. Of factors that lie on a line, as those of a steadily turning prediction
@@ -105,6 +105,8 @@ def solve(
 ) -> Solve:
     """Solve H d = n for the direction of d and restore the norm of n.
 
+    Gradients pass to every tensor; where `identity`, that of the direction to n is the identity.
+
     Args:
         n: Prediction, (batch, *event), floating point. Half types are computed in float32.
         previous: r >= 1 earlier predictions, newest first, each of n's shape.
@@ -117,6 +119,32 @@ def solve(
     Returns:
         A `Solve`; no value in it was read by the host.
     """
+    if not takes_gradients((n, *previous, kappa, damping)):
+        return _solve(n, previous, kappa, damping, absolute=absolute, out=out, copy=copy)
+    with torch.no_grad():
+        keep = _solve(n, previous, kappa, damping, absolute=absolute).identity
+
+    def tame(value: Any, like: Tensor = keep) -> Any:
+        # A sample that is kept has no finite way to its direction, and gradients would come back on it as NaN.
+        return torch.where(column(keep, like), 1, value) if isinstance(value, Tensor) else value
+
+    found = _solve(tame(n, n), [tame(p, n) for p in previous], tame(kappa), tame(damping), absolute=absolute)
+    direction = torch.where(column(keep, n), n, found.direction)
+    direction = direction if out is None else out.copy_(direction)
+    return found._replace(direction=direction, identity=keep, copy=n.clone() if copy else None)
+
+
+def _solve(
+    n: Tensor,
+    previous: Sequence[Tensor],
+    kappa: float | Tensor,
+    damping: float | Tensor,
+    *,
+    absolute: bool,
+    out: Tensor | None = None,
+    copy: bool = False,
+) -> Solve:
+    """`solve`, but for the gradients of samples that are kept."""
     passes = Passes(n, previous)
     norm2, along, gram = passes.moments()
     kappa, damping = _number(kappa, norm2), _number(damping, norm2)

@@ -38,7 +38,7 @@ from lmlangevin.core.config import LMLConfig
 from lmlangevin.core.errors import LMLError
 from lmlangevin.core.lowrank import factors as factors_of
 from lmlangevin.core.lowrank import marquardt, per_sample
-from lmlangevin.core.passes import scalar_dtype
+from lmlangevin.core.passes import cut_to_range, scalar_dtype
 
 _SWEEPS = 8
 """Sweeps of Jacobi rotations. They converge quadratically; 16 nearly parallel factors take 6 to float64's rounding."""
@@ -54,6 +54,11 @@ class DampedLowRank:
     Apple's backend, which has no float64). Nothing is read back from the device, and a sample that holds a NaN gives
     NaN in its own results alone.
 
+    Range: factors may have any size that their dtype holds. Only the roots of H's eigenvalues are kept, which are no
+    larger than ||H||^1/2, so that no square of them is formed where v is multiplied. Of a product that the dtype does
+    not hold, every part is cut to what it does: it is finite, and no more than that. `excess`, `damping` and `dense`,
+    which are squares, are 0 or infinite where the dtype of scalars does not hold them.
+
     Args:
         factors: The r >= 1 columns b_j, each (batch, *event), one shape, floating dtype and device. They may be
             parallel or zero, and r may exceed the number of elements.
@@ -63,8 +68,8 @@ class DampedLowRank:
 
     Attributes:
         basis: (batch, r, *event), orthonormal eigenvectors e_i, in float32 or wider; zero where B has a lower rank.
-        excess: (batch, r), s_i^2 >= 0: the eigenvalues of H are lambda + s_i^2 on `basis` and lambda across it.
-        damping: (batch,), lambda.
+        singular: (batch, r), s_i >= 0: the eigenvalues of H are lambda + s_i^2 on `basis` and lambda across it.
+        root: (batch,), the square root of lambda.
 
     Raises:
         LMLError: For factors that are no such columns, or a damping out of range. Values of tensors are not checked:
@@ -75,8 +80,8 @@ class DampedLowRank:
     """
 
     basis: Tensor
-    excess: Tensor
-    damping: Tensor
+    singular: Tensor
+    root: Tensor
 
     def __init__(self, factors: Sequence[Tensor], damping: float | Tensor, *, absolute: bool = False) -> None:
         factors = tuple(factors)
@@ -89,16 +94,27 @@ class DampedLowRank:
         unit = torch.where(unit > 0, unit, 1)
         columns = columns / unit[:, None, None]
         wide = scalar_dtype(first.device)
-        scale = unit.to(wide).square()
-        trace = columns.square().sum(dim=(1, 2), dtype=wide) * scale
+        size = unit.to(wide)
+        trace = columns.square().sum(dim=(1, 2), dtype=wide)
         basis, triangle = _orthogonalise(columns)
         squares, rotation = _diagonalise(triangle)
         self.basis = (rotation.to(work) @ basis).view(len(first), len(factors), *first.shape[1:])
-        self.excess = squares * scale[:, None]
+        self.singular = squares.sqrt() * size[:, None]
         lam = per_sample(damping, trace)
-        if not absolute:
-            lam = torch.where(trace == 0, 1, marquardt(lam, trace, len(factors)))
-        self.damping = lam
+        if absolute:
+            self.root = lam.sqrt()
+        else:
+            self.root = torch.where(trace == 0, 1, marquardt(lam, trace, len(factors)).sqrt() * size)
+
+    @property
+    def excess(self) -> Tensor:
+        """(batch, r), s_i^2: what the eigenvalues of H on `basis` have beyond lambda."""
+        return self.singular.square()
+
+    @property
+    def damping(self) -> Tensor:
+        """(batch,), lambda."""
+        return self.root.square()
 
     @classmethod
     def of_predictions(
@@ -134,45 +150,52 @@ class DampedLowRank:
 
     def matvec(self, v: Tensor) -> Tensor:
         """Return H v: (batch, *event) -> the same, in v's dtype."""
-        return self._apply(v, lambda eigenvalue: eigenvalue)
+        return self._apply(v, lambda root: root, 2)
 
     def solve(self, v: Tensor) -> Tensor:
         """Return H^-1 v: (batch, *event) -> the same, in v's dtype."""
-        return self._apply(v, torch.reciprocal)
+        return self._apply(v, torch.reciprocal, 2)
 
     def sqrt_matvec(self, v: Tensor) -> Tensor:
         """Return H^1/2 v with the symmetric square root: (batch, *event) -> the same, in v's dtype."""
-        return self._apply(v, torch.sqrt)
+        return self._apply(v, lambda root: root, 1)
 
     def inverse_sqrt_matvec(self, v: Tensor) -> Tensor:
         """Return H^-1/2 v with the symmetric root, of covariance H^-1 for a standard normal v; in v's dtype."""
-        return self._apply(v, torch.rsqrt)
+        return self._apply(v, torch.reciprocal, 1)
 
     def logdet(self) -> Tensor:
         """Return log det H of every sample, (batch,), in the dtype of scalars."""
-        size, rank = math.prod(self.basis.shape[2:]), self.excess.shape[1]
-        along = (self.damping[:, None] + self.excess).log().sum(1)
-        return along + (size - rank) * self.damping.log()
+        size, rank = math.prod(self.basis.shape[2:]), self.singular.shape[1]
+        return 2 * (self._roots().log().sum(1) + (size - rank) * self.root.log())
 
     def dense(self) -> Tensor:
         """Return H as a matrix, (batch, D, D), in the dtype of scalars; for small D (tests and theory)."""
-        flat = self.basis.flatten(2).to(self.excess.dtype)
+        flat = self.basis.flatten(2).to(self.singular.dtype)
         identity = torch.eye(flat.shape[2], dtype=flat.dtype, device=flat.device)
         return torch.einsum("brd,br,bre->bde", flat, self.excess, flat) + self.damping[:, None, None] * identity
 
-    def _apply(self, v: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return f(H) v for a function f of the eigenvalues."""
+    def _roots(self) -> Tensor:
+        """Return the roots of the eigenvalues on `basis`, (batch, r)."""
+        return torch.hypot(self.root[:, None], self.singular)
+
+    def _apply(self, v: Tensor, f: Callable[[Tensor], Tensor], times: int) -> Tensor:
+        """Return f(H^1/2)^times v for a function f of the roots of the eigenvalues."""
         shape = (self.basis.shape[0], *self.basis.shape[2:])
         if v.shape != shape or not v.is_floating_point():
             raise LMLError(f"v is a {v.dtype} tensor of shape {tuple(v.shape)}; give a floating-point one of {shape}.")
         work = torch.promote_types(v.dtype, self.basis.dtype)
         basis = self.basis.flatten(2).to(work)
         along, across = _split(basis, v.to(work).flatten(1))
-        # Of what no number of this dtype can hold, the largest: infinity times a part that is 0 would be NaN.
+        # Infinity times a part that is 0 would be NaN, and so would the sum of two of either sign: each part gets no
+        # more than its share of what the dtype holds.
         most = torch.finfo(work).max
-        along = along * f(self.damping[:, None] + self.excess).clamp(max=most).to(work)
-        across = across * f(self.damping)[:, None].clamp(max=most).to(work)
-        return (torch.einsum("br,brd->bd", along, basis) + across).view(shape).to(v.dtype)
+        share = most / (2 + self.singular.shape[1])
+        for _ in range(times):
+            along = (along * f(self._roots()).clamp(max=most).to(work)).clamp(-share, share)
+            across = (across * f(self.root)[:, None].clamp(max=most).to(work)).clamp(-share, share)
+        d = torch.einsum("br,brd->bd", along, basis) + across
+        return cut_to_range(d, v.dtype).view(shape).to(v.dtype)
 
 
 def _check(factors: Sequence[Tensor], damping: float | Tensor) -> None:

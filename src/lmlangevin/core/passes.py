@@ -318,7 +318,7 @@ def _takes_whole(tensors: Sequence[Tensor]) -> bool:
     n = tensors[0]
     if torch.compiler.is_compiling() or n.device.type == "meta" or n.numel() == 0:
         return True
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    return takes_gradients(tensors)
 
 
 def _on_host(t: Tensor) -> bool:
@@ -348,15 +348,51 @@ def turn(n: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
     """Return the angle between n and n + change, in radians, and how many times as long that is as n: (batch,) each.
 
     In the dtype of scalars; NaN for n = 0. Not by the arc cosine, which knows no angle below the root of a rounding
-    error.
+    error. Gradients pass to the second alone: the first has none where nothing is turned.
     """
     n, change = n.flatten(1), change.flatten(1)
     wide = scalar_dtype(n.device)
     norm2 = torch.linalg.vecdot(n, n).to(wide)
     share = torch.linalg.vecdot(n, change).to(wide) / norm2
-    across = torch.linalg.vecdot(change, change).to(wide) / norm2 - share.square()
-    across = across.clamp_min(0).sqrt()
-    return torch.atan2(across, 1 + share), torch.hypot(across, 1 + share)
+    across2 = (torch.linalg.vecdot(change, change).to(wide) / norm2 - share.square()).clamp_min(0)
+    angle = torch.atan2(across2.detach().sqrt(), 1 + share.detach())
+    return angle, ((1 + share).square() + across2).sqrt()
+
+
+def sample_hash(t: Tensor) -> Tensor:
+    """Return a hash of every sample's values, (batch,), int64, on the tensor's device.
+
+    Two samples of one dtype have the same hash if all their values are equal, however they lie in memory, and as good
+    as never otherwise: so a few bytes say whether somebody has written to a sample since, where a copy would take its
+    size. Nothing is read back from the device.
+
+    Args:
+        t: (batch, *event), floating point.
+    """
+    # Adding zero makes one of the two zeros, which are equal and have different bits.
+    total = (t.detach() + 0).contiguous().view(_BITS[t.element_size()]).to(torch.int64)
+    if t.element_size() == 8:
+        total = total ^ (total >> 31)  # the highest bits would reach no others in a product that has 64 itself
+    while total.ndim > 1:
+        total = (total * _places(total.shape[-1], total.ndim, t.device)).sum(-1)
+    return total
+
+
+@functools.lru_cache(maxsize=64)
+def _places(length: int, axis: int, device: torch.device) -> Tensor:
+    """Return an odd number for every place along an axis, (length,), int64, that looks random."""
+    place = torch.arange(1, length + 1, device=device) * (_ODD + 2 * axis)
+    return ((place ^ (place >> 29)) * _ODD) | 1
+
+
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_ODD = -7046029254386353131
+"""2^64 divided by the golden ratio, as a signed number: Knuth's multiplier."""
+
+
+def takes_gradients(tensors: Iterable[object]) -> bool:
+    """Whether autograd watches what is done with any of these."""
+    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in tensors)
 
 
 def cut_to_range(d: Tensor, dtype: torch.dtype) -> Tensor:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from lmlangevin.core.config import MAX_RANK
-from lmlangevin.core.correction import LMLInfo, LMLState, continues, untouched
+from lmlangevin.core.correction import LMLInfo, LMLState, check_prediction, continues, untouched
 from lmlangevin.core.errors import LMLError
-from lmlangevin.core.passes import column, cut_to_range, scalar_dtype, scaled, sum_of, turn
+from lmlangevin.core.passes import column, cut_to_range, scalar_dtype, scaled, sum_of, takes_gradients, turn
 
 _KEYS = ("sigmas", "gains", "restore_norm")
 
@@ -155,10 +155,14 @@ def combine(
     work = torch.promote_types(prediction.dtype, torch.float32)
     n = prediction.to(work)
     change = sum_of(gain * (n - p.to(work)) for gain, p in zip(columns, previous, strict=False) if gain)
-    angle, stretch = turn(n, change)
+    angle, stretch = turn(n.detach(), change.detach())
     usable = torch.isfinite(stretch + stretch.reciprocal())
     d = n + change
     if restore_norm:
+        if takes_gradients((d,)):
+            # What is not usable is cut before it is divided by, or its gradient would be NaN, and not 0.
+            chosen = column(usable, n)
+            stretch = turn(torch.where(chosen, n, 1), torch.where(chosen, change, 0))[1]
         d = d * scaled(stretch.reciprocal(), n)
     d = torch.where(column(usable, n), cut_to_range(d, prediction.dtype), n).to(prediction.dtype)
     angle = torch.where(usable, angle, 0)
@@ -178,8 +182,18 @@ def correct_scheduled(
         index: Which of its steps this is, from 0.
 
     Returns:
-        The corrected prediction, the next state and what was done. Nothing is read back from the device.
+        The corrected prediction, the next state and what was done. Nothing is read back from the device. Gradients
+        pass to this prediction, and not to earlier ones.
+
+    Raises:
+        LMLError: If the prediction is not a floating-point tensor of shape (batch, *event), or `index` is no step of
+            the schedule.
     """
+    check_prediction(prediction)
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < schedule.steps:
+        raise LMLError(
+            f"index={index!r} is no step of this schedule; give a whole number from 0 to {schedule.steps - 1}."
+        )
     if state.previous and not continues(prediction, state.previous[0]):
         state = LMLState()
     row = schedule.gains[index]
@@ -190,7 +204,7 @@ def correct_scheduled(
     info = LMLInfo(*(value.detach() for value in info))
     kept = schedule.rank
     previous = (prediction.detach().clone(), *state.previous)[:kept] if kept else ()
-    return corrected.detach(), LMLState(previous, (info,), state.step + 1), info
+    return corrected, LMLState(previous, (info,), state.step + 1), info
 
 
 def check_keys(name: str, given: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -295,6 +295,7 @@ class LMLSchedulerMixin:
             log=level.log,
             untouched=self._lml_untouched(sample),
             trust=self._lml_trust,
+            state_dtype=sample.dtype,
         )
         self._lml_adaptive = adapted.state
         if self.config.record:
