@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -84,16 +83,3 @@ def keep_float32(model: nn.Module) -> None:
 
     for name in ("conv_in", "conv_norm_out", "conv_out", "time_embedding"):
         exempt(getattr(model, name))
-
-
-def learning_rate(progress: float, step: int, peak: float, warmup: int = 100) -> float:
-    """Linear warm-up over `warmup` steps, then a cosine to 0 at progress 1."""
-    return peak * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
-
-
-@torch.no_grad()
-def update_ema(average: dict[str, Tensor], model: nn.Module, step: int, decay: float) -> None:
-    """Move the exponential moving average of the parameters, with the warm-up min(decay, (1 + step)/(10 + step))."""
-    keep = min(decay, (1 + step) / (10 + step))
-    for name, parameter in model.named_parameters():
-        average[name].lerp_(parameter.detach(), 1 - keep)
