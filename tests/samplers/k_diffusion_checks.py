@@ -109,6 +109,15 @@ def main() -> None:
                 x = start(sigmas, seed, *shape, dtype=dtype)
                 same = torch.equal(ours(toy, x, sigmas, gain=0.0, disable=True), theirs(toy, x, sigmas, disable=True))
                 results[f"equal/{name}/{grid}/{dtype}/{len(shape)}"] = same
+        # Equal neighbours: k-diffusion's Euler takes a step of no length, and its 2M divides 0 by 0 in the step after.
+        sigmas = k.sampling.get_sigmas_karras(8, 0.1, 10.0)
+        x = start(sigmas, 60, 2, 3, 7, 5)
+        made = ours(toy, x, sigmas[[0, 1, 1, 2, 3, 3, 3, 4, 5, 6, 7, 8]], gain=0.0, disable=True)
+        again = sigmas if name == "dpmpp_2m" else sigmas[[0, 1, 1, 2, 3, 3, 3, 4, 5, 6, 7, 8]]
+        results[f"equal/{name}/neighbours"] = torch.equal(made, theirs(toy, x, again, disable=True))
+        results[f"equal/{name}/none"] = ours(toy, x, sigmas[:0], disable=True) is theirs(
+            toy, x, sigmas[:0], disable=True
+        )
         for kind, wrapper in (("eps", eps), ("v", v)):
             sigmas = wrapper.get_sigmas(6)
             x, seen, told = start(sigmas, 50, 2, 3, 8, 8), [], []

@@ -37,10 +37,7 @@ BAD_INPUTS: dict[str, tuple[dict[str, Any], str]] = {
     "sigmas None": ({"sigmas": None}, "sigmas is a NoneType"),
     "sigmas 2d": ({"sigmas": GRID[None]}, r"sigmas is a torch.float32 tensor of shape \(1, 5\)"),
     "sigmas int": ({"sigmas": torch.tensor([3, 0])}, "sigmas is a torch.int64"),
-    "sigmas one": ({"sigmas": GRID[:1]}, "sigmas has 1 values; give one a step"),
-    "sigmas none": ({"sigmas": GRID[:0]}, "sigmas has 0 values"),
     "sigmas rise": ({"sigmas": GRID.flip(0)}, r"sigmas\[1\] is 0.2.* after 0.0; give values that fall"),
-    "sigmas repeat": ({"sigmas": torch.tensor([3.0, 1.0, 1.0])}, r"sigmas\[2\] is 1.0 after 1.0"),
     "sigmas nan": ({"sigmas": torch.tensor([3.0, torch.nan, 0.0])}, r"sigmas\[1\] is nan; give finite"),
     "sigmas inf": ({"sigmas": torch.tensor([torch.inf, 1.0])}, r"sigmas\[0\] is inf"),
     "sigmas negative": ({"sigmas": torch.tensor([3.0, 1.0, -0.1])}, r"sigmas\[2\] is -0.1"),
@@ -70,6 +67,17 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "record": ({"record": "file"}, "record='file' is a str; give a list"),
     "flow": ({"flow": 1}, "flow=1 is a int; give True, False or None"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("sigmas", [GRID[:0], GRID[:1], GRID[-1:], torch.tensor([2.0, 2.0, 2.0])], ids=str)
+@pytest.mark.parametrize("options", [{}, {"control": "adaptive"}, {"control": "calibrated", "schedule": GAINS_ALONE}])
+def test_without_two_sigmas_there_is_no_step(sampler: Any, sigmas: Tensor, options: dict[str, Any]) -> None:
+    for dtype in (torch.float32, torch.float16):
+        x = start(dtype=dtype)
+        told: list[Any] = []
+        assert sampler(never, x, sigmas, callback=told.append, **options) is x and not told
+    with pytest.raises(LMLError, match="x is a list"):
+        sampler(never, [1.0], sigmas)
 
 
 @pytest.mark.parametrize("case", BAD_INPUTS)

@@ -288,3 +288,79 @@ def test_never_nan_from_what_is_finite(scale: float, seed: int, control: int, ki
     sigmas = torch.linspace(3.0, 0.0, steps + 1)
     for sample in (sample_lml_euler, sample_lml_dpmpp_2m):
         assert sample(model, x, sigmas, disable=True, **CONTROLS[control]).isfinite().all()
+
+
+@pytest.mark.parametrize("options", [{"gain": 0.0}, *CONTROLS[:3]], ids=["off", *IDS[:3]])
+def test_equal_neighbours_are_one_sigma(blobs: Any, grid: Any, sampler: Any, options: dict[str, Any]) -> None:
+    sigmas = grid(8)
+    repeated = sigmas[[0, 0, 1, 2, 3, 3, 3, 4, 5, 6, 7, 8, 8]]
+    x = 12 * torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(15), dtype=torch.float64)
+    told, calls, model = [], [], blobs()
+
+    def counted(x: Tensor, sigma: Tensor) -> Tensor:
+        calls.append(float(sigma[0]))
+        return model(x, sigma)
+
+    made = sampler(counted, x, repeated, callback=told.append, **options)
+    assert torch.equal(made, sampler(model, x, sigmas, **options))
+    assert calls == pytest.approx(sigmas[:-1].tolist()) and [t["i"] for t in told] == [1, 2, 3, 6, 7, 8, 9, 10]
+    assert torch.equal(torch.stack([t["sigma"] for t in told]), sigmas[:-1])
+
+
+class Straight:
+    """Its denoised value is a constant, so that every trajectory is a straight line and no step misses anything."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        self.target = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(16)).to(dtype)
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.target.clone()
+
+
+@pytest.mark.parametrize("where", ["callback x", "callback denoised", "model"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
+def test_what_somebody_writes_in_place_is_not_the_solvers_error(
+    grid: Any, sampler: Any, where: str, dtype: torch.dtype
+) -> None:
+    """Stepped from, as in k-diffusion, and never repaired; of the sample that nobody wrote to nothing changes."""
+    sigmas, model = grid(8, zero=False).to(dtype), Straight(dtype)
+    push = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(17)).to(dtype)
+    x = (12 * torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(18))).to(dtype)
+
+    def run(edited: bool, **options: Any) -> tuple[Tensor, list[LMLInfo]]:
+        infos: list[LMLInfo] = []
+
+        def callback(told: dict[str, Any]) -> None:
+            if edited and told["i"] == 3 and where != "model":
+                told[where.split()[1]][:2] += push.to(told["x"].dtype)
+
+        def editing(x: Tensor, sigma: Tensor) -> Tensor:
+            if edited and where == "model" and torch.isclose(sigma[0], sigmas[4]):
+                x[:2] += push
+            return model(x, sigma)
+
+        return sampler(editing, x.clone(), sigmas, callback=callback, record=infos, **options), infos
+
+    plain, _ = run(True, gain=0.0)
+    made, infos = run(True, control="adaptive")
+    tolerance = 64 * 12 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+    tolerance = 2 * torch.finfo(dtype).eps if dtype == torch.float16 else tolerance
+    torch.testing.assert_close(made, plain, rtol=tolerance, atol=tolerance)
+    untouched, _ = run(False, gain=0.0)
+    # Euler has made its direction before it tells the callback what was denoised.
+    matters = where != "callback denoised" or sampler is sample_lml_dpmpp_2m
+    assert ((plain - untouched)[:2].abs().max() > 0.01) == matters
+    assert torch.equal(made[2], run(False, control="adaptive")[0][2])
+
+
+def test_a_callback_that_writes_nothing_changes_nothing(blobs: Any, grid: Any, sampler: Any) -> None:
+    x = 12 * torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(19), dtype=torch.float64)
+
+    def preview(told: dict[str, Any]) -> None:
+        if sampler is sample_lml_euler:
+            told["denoised"].clamp_(-1, 1)  # of no use to Euler any more
+
+    want = sampler(blobs(), x, grid(8), control="adaptive")
+    made = sampler(blobs(), x, grid(8), control="adaptive", callback=preview)
+    torch.testing.assert_close(made, want, rtol=1e-12, atol=1e-12)
+    assert not torch.equal(want, sampler(blobs(), x, grid(8), gain=0.0))

@@ -74,7 +74,7 @@ def read_options(sampler: str, options: Mapping[str, Any], levels: Sequence[floa
     Args:
         sampler: The name of the sampler, for its default and for messages.
         options: What the caller gave, see `SamplerOptions`.
-        levels: The run's sigmas.
+        levels: The run's sigmas, each once.
 
     Raises:
         LMLError: For an unknown name, a value out of range, or options that contradict each other or the sigmas.
@@ -117,6 +117,8 @@ def _read_schedule(sampler: str, control: str, given: Any, levels: Sequence[floa
         )
     schedule = given if isinstance(given, CalibratedSchedule) else CalibratedSchedule.from_config(given)
     steps = len(levels) - 1
+    if steps < 1:
+        return None  # no step, and nothing to calibrate
     if schedule.steps != steps:
         raise LMLError(
             f"sigmas has {steps} steps and the schedule was calibrated for {schedule.steps}; give sigmas of "

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from lmlangevin.core import (
     correct_scheduled,
     flow_log_ratio,
     run_trust,
+    sample_hash,
 )
 from lmlangevin.core.damping import ADAPTIVE
 from lmlangevin.samplers.options import DPMPP_2M, Settings, read_options
@@ -53,10 +54,22 @@ class Step(NamedTuple):
 
 
 class RunState(NamedTuple):
-    """What is remembered between the steps of one run; `RunState()` starts one."""
+    """What is remembered between the steps of one run; `RunState()` starts one.
+
+    Attributes:
+        lml: The history of the constant and the calibrated control.
+        adaptive: That of the adaptive control.
+        masks: The masks of the predictions in that history, newest first; at least the last step's.
+    """
 
     lml: LMLState = LMLState()
     adaptive: AdaptiveState = AdaptiveState()
+    masks: tuple[Tensor, ...] = ()
+
+
+Mask = Callable[[Tensor], Tensor]
+"""The mask of a step from its sigmas, (batch,): 1 where the image is made and 0 where it is kept, of a shape that
+broadcasts to x's."""
 
 
 @dataclass(frozen=True)
@@ -65,19 +78,31 @@ class Plan:
 
     Attributes:
         settings: The caller's options.
-        sigmas: (steps + 1,), float32 or wider, where the caller has them.
+        indices: Which of the caller's sigmas each step starts from.
+        sigmas: (steps + 1,), without repeats, float32 or wider, where the caller has them.
         levels: The same as numbers on the host.
         logs: Logarithms of the noise-to-signal ratios of the levels that the model is called at.
         trust: The share of every defect that the adaptive control corrects.
-        mask: ComfyUI's denoise mask, 1 where the image is made and 0 where it is kept; None for all of it.
+        mask: ComfyUI's denoise mask; None where all of the image is made.
     """
 
     settings: Settings
+    indices: tuple[int, ...]
     sigmas: Tensor
     levels: tuple[float, ...]
     logs: tuple[float, ...]
     trust: float
-    mask: Tensor | None
+    mask: Mask | None
+
+    @property
+    def steps(self) -> int:
+        """Number of steps, which is that of calls of the model; none where there are fewer than two sigmas."""
+        return len(self.indices)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the solver's steps are judged."""
+        return self.settings.config.control == ADAPTIVE
 
 
 def plan_run(
@@ -92,14 +117,19 @@ def plan_run(
         raise LMLError(f"model is a {type(model).__name__}; give a callable, model(x, sigma) -> denoised.")
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
         raise LMLError(f"x is {_described(x)}; give a floating-point tensor of shape (batch, *event).")
-    levels = read_levels(sigmas)
+    given = read_levels(sigmas)
+    # A step from a sigma to itself moves nothing: each is taken once.
+    kept = [i for i, level in enumerate(given) if i == 0 or level != given[i - 1]]
+    levels = tuple(given[i] for i in kept)
+    # A step starts from the last of equal sigmas, as it does where the others' steps move nothing.
+    indices = tuple(i - 1 for i in kept[1:])
     settings = read_options(sampler, options, levels)
     flow = is_flow(model) if settings.flow is None else settings.flow
     logs = tuple(log_ratio(level, flow=flow) for level in levels[:-1])
     trust = run_trust([math.exp(log) for log in logs])
-    if settings.config.control == ADAPTIVE and trust == 0:
+    if settings.config.control == ADAPTIVE and indices and trust == 0:
         _notice(
-            f"The adaptive control leaves a run of {len(levels) - 1} steps as it is: with these sigmas some are too "
+            f"The adaptive control leaves a run of {len(indices)} steps as it is: with these sigmas some are too "
             "long for it to judge, or all so short that little is missed. Give other sigmas, or a gain."
         )
     if settings.defaulted and sampler == DPMPP_2M:
@@ -107,29 +137,45 @@ def plan_run(
             f"{sampler} without options is the plain sampler: no constant gain was found that helps DPM-Solver++(2M) "
             "with every choice of sigmas. Give gain=, or control='adaptive'."
         )
-    mask = extra_args.get("denoise_mask")
-    mask = mask.to(x.device, torch.promote_types(x.dtype, torch.float32)) if isinstance(mask, Tensor) else None
-    wide = torch.promote_types(sigmas.dtype, torch.float32)
-    return Plan(settings, sigmas.to(wide), levels, logs, trust, mask)
+    wide = sigmas.to(torch.promote_types(sigmas.dtype, torch.float32))
+    wide = wide if len(kept) == len(given) else torch.stack([wide[i] for i in kept])
+    return Plan(settings, indices, wide, levels, logs, trust, _read_mask(model, x, sigmas, extra_args))
+
+
+def _read_mask(model: Any, x: Tensor, sigmas: Tensor, extra_args: Mapping[str, Any]) -> Mask | None:
+    """Return the denoise mask among the model's arguments, in the dtype of the computation.
+
+    ComfyUI's wrapper asks `model_options["denoise_mask_function"]` at every step, where there is one (differential
+    diffusion); it is asked the same here.
+    """
+    given = extra_args.get("denoise_mask")
+    if not isinstance(given, Tensor):
+        return None
+    options = extra_args.get("model_options")
+    ask = options.get("denoise_mask_function") if isinstance(options, Mapping) else None
+    place = {"device": x.device, "dtype": torch.promote_types(x.dtype, torch.float32)}
+    if ask is None:
+        constant = given.to(**place)
+        return lambda sigma: constant
+    told = {"model": getattr(model, "inner_model", model), "sigmas": getattr(model, "sigmas", sigmas)}
+    return lambda sigma: ask(sigma, given, extra_options=told).to(**place)
 
 
 def read_levels(sigmas: Tensor) -> tuple[float, ...]:
     """Return the sigmas as numbers.
 
     Raises:
-        LMLError: Unless they are two or more finite numbers that fall, to 0 or above it.
+        LMLError: Unless they are finite numbers that never rise, and 0 or above.
     """
     if not isinstance(sigmas, Tensor) or not sigmas.is_floating_point() or sigmas.ndim != 1:
         raise LMLError(f"sigmas is {_described(sigmas)}; give a floating-point tensor of shape (steps + 1,).")
     levels = tuple(float(value) for value in sigmas.tolist())
-    if len(levels) < 2:
-        raise LMLError(f"sigmas has {len(levels)} values; give one a step and the one to end at, two or more.")
     for i, level in enumerate(levels):
         if not math.isfinite(level) or level < 0:
             raise LMLError(f"sigmas[{i}] is {level!r}; give finite values of 0 or above.")
     for i, (high, low) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
-        if not high > low:
-            raise LMLError(f"sigmas[{i + 1}] is {low!r} after {high!r}; give values that fall at every step.")
+        if high < low:
+            raise LMLError(f"sigmas[{i + 1}] is {low!r} after {high!r}; give values that fall, or stay.")
     return levels
 
 
@@ -153,7 +199,21 @@ def log_ratio(level: float, *, flow: bool) -> float:
     return flow_log_ratio(level) if flow else math.log(level)
 
 
-def correct_step(plan: Plan, i: int, x: Tensor, denoised: Tensor, state: RunState) -> tuple[Step, RunState]:
+def marks(plan: Plan, *tensors: Tensor) -> Tensor | None:
+    """Return what tells whether somebody writes to samples, (tensors, batch); None where no step is judged."""
+    return torch.stack([sample_hash(t) for t in tensors]) if plan.adaptive and plan.trust else None
+
+
+def correct_step(
+    plan: Plan,
+    i: int,
+    x: Tensor,
+    denoised: Tensor,
+    state: RunState,
+    *,
+    mask: Tensor | None = None,
+    untouched: Tensor | None = None,
+) -> tuple[Step, RunState]:
     """Correct what the model returned at step i.
 
     Args:
@@ -162,50 +222,62 @@ def correct_step(plan: Plan, i: int, x: Tensor, denoised: Tensor, state: RunStat
         x: What the model was called with, (batch, *event), float32 or wider.
         denoised: What it returned, likewise.
         state: What the step before returned, `RunState()` on the first.
+        mask: What the plan's mask is at this step. What it keeps must neither be changed nor weigh in the direction of
+            the rest.
+        untouched: (batch,) bool: whether nobody but the solver has moved x since the last step; None: all of them.
 
     Returns:
         The step, whose tensors are those given where nothing was corrected, and the next state. Nothing is read back
         from the device.
     """
     n = (x - denoised) / plan.sigmas[i]
-    if plan.settings.config.control == ADAPTIVE:
-        moved, shift, state, info = _adapted(plan, i, n, x, state)
+    if plan.adaptive:
+        change, shift, state, info = _adapted(plan, i, n, x, state, mask, untouched)
     else:
-        moved, shift, state, info = _turned(plan, i, n, state)
+        change, shift, state, info = _turned(plan, i, n, state, mask)
     if plan.settings.record is not None:
         plan.settings.record.append(info)
-    if moved is None:
+    if change is None:
         return Step(x, n, denoised), state
-    x = x if shift is None else x + shift
-    return Step(x, moved, x - plan.sigmas[i] * moved), state
+    # By what is added, so that where that is 0 everything stays bit for bit.
+    denoised = denoised - plan.sigmas[i] * change
+    return (Step(x, n + change, denoised) if shift is None else Step(x + shift, n + change, denoised + shift)), state
 
 
 _Corrected = tuple[Tensor | None, Tensor | None, RunState, LMLInfo]
-"""The corrected n (None: as it was), what x moves by (None: not at all), the next state, and what was done."""
+"""What n changes by (None: not at all), what x moves by (likewise), the next state, and what was done."""
 
 
-def _turned(plan: Plan, i: int, n: Tensor, state: RunState) -> _Corrected:
+def _turned(plan: Plan, i: int, n: Tensor, state: RunState, mask: Tensor | None) -> _Corrected:
     """Correct by the constant or the calibrated control."""
-    # What is kept of an image by an inpainting mask must neither be changed nor weigh in the direction of the rest.
-    seen = n if plan.mask is None else n * plan.mask
+    lml, seen, shared = state.lml, n, None
+    if mask is not None:
+        # An element counts as much as it was made at all the steps that are compared: what is kept has another course.
+        shared = functools.reduce(torch.minimum, (mask, *state.masks))
+        seen, lml = n * shared, lml._replace(previous=tuple(p * shared for p in lml.previous))
     if plan.settings.schedule is not None:
-        d, lml, info = correct_scheduled(seen, state.lml, plan.settings.schedule, i)
+        d, lml, info = correct_scheduled(seen, lml, plan.settings.schedule, i)
     else:
-        d, lml, info = correct(seen, state.lml, plan.settings.config)
-    state = state._replace(lml=lml)
-    if d is seen:
-        return None, None, state, info
-    return (d if plan.mask is None else n + (d - seen)), None, state, info
+        d, lml, info = correct(seen, lml, plan.settings.config)
+    if mask is not None:
+        count = len(lml.previous)
+        lml = lml._replace(previous=(n, *state.lml.previous)[:count])
+        state = state._replace(masks=(mask, *state.masks)[:count])
+    return None if d is seen else d - seen, None, state._replace(lml=lml), info
 
 
-def _adapted(plan: Plan, i: int, n: Tensor, x: Tensor, state: RunState) -> _Corrected:
+def _adapted(
+    plan: Plan, i: int, n: Tensor, x: Tensor, state: RunState, mask: Tensor | None, untouched: Tensor | None
+) -> _Corrected:
     """Correct by the adaptive control, which also moves x.
 
-    A mask needs no care before the correction: what it keeps has a constant denoised value, whose trajectory is
-    straight and has no defect. Nobody but the solver moves x between the steps (ComfyUI masks a copy of it, inside
-    the model), so that no sample is ever another's doing.
+    A constant mask needs no care before the correction: what it keeps has a constant denoised value, whose trajectory
+    is straight and has no defect. One that changes moves the sample as somebody else would.
     """
-    last = i + 2 == len(plan.levels)
+    if mask is not None and state.masks and mask is not state.masks[0]:
+        same = (mask == state.masks[0]).expand_as(n).flatten(1).all(1)
+        untouched = same if untouched is None else same & untouched
+    last = i + 1 == plan.steps
     adapted = adapt(
         n,
         x,
@@ -213,13 +285,18 @@ def _adapted(plan: Plan, i: int, n: Tensor, x: Tensor, state: RunState) -> _Corr
         0.0 if last else plan.levels[i + 1],
         state.adaptive,
         log=plan.logs[i],
+        untouched=untouched,
         trust=plan.trust,
     )
-    state = state._replace(adaptive=adapted.state)
-    moved, shift = adapted.prediction, adapted.shift
-    if plan.mask is not None and moved is not None and shift is not None:
-        moved, shift = n + (moved - n) * plan.mask, shift * plan.mask
-    return moved, shift, state, adapted.info
+    state = state._replace(adaptive=adapted.state, masks=() if mask is None else (mask,))
+    if adapted.prediction is None or adapted.shift is None:
+        return None, None, state, adapted.info
+    change, shift = adapted.prediction - n, adapted.shift
+    if mask is not None:
+        change, shift = change * mask, shift * mask
+        if not last:
+            state = state._replace(adaptive=adapted.state._replace(shift=shift))
+    return change, shift, state, adapted.info
 
 
 @functools.cache

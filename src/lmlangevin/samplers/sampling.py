@@ -12,6 +12,7 @@ sigma too.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Unpack
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lmlangevin.samplers.options import DPMPP_2M, EULER, SamplerOptions
-from lmlangevin.samplers.run import Plan, RunState, Step, correct_step, plan_run
+from lmlangevin.samplers.run import Plan, RunState, Step, correct_step, marks, plan_run
 
 Model = Callable[..., Tensor]
 """model(x, sigma, **extra_args) -> denoised, with sigma of shape (batch,)."""
@@ -49,18 +50,21 @@ def sample_lml_euler(
             shape. A k-diffusion wrapper such as `CompVisDenoiser`, or what ComfyUI hands to its samplers.
         x: The noised start, (batch, *event), any float type: x0 + sigmas[0] * noise, or
             (1 - sigmas[0]) * x0 + sigmas[0] * noise of a flow.
-        sigmas: (steps + 1,), falling, and 0 or above at the end.
+        sigmas: (steps + 1,), falling, and 0 or above at the end. Of equal neighbours one is used, and the model is not
+            called for the others; with none or one there is no step.
         extra_args: Further keywords for the model. A `denoise_mask` among them (ComfyUI's inpainting) also keeps the
-            correction away from what it masks.
+            correction away from what it masks; a `denoise_mask_function` of `model_options` is asked for it at every
+            step, as ComfyUI asks it.
         callback: Called at every step with a dictionary of `x`, `i`, `sigma`, `sigma_hat` and `denoised`; `x` and
-            `denoised` are what the step is made from, so after the correction.
+            `denoised` are what the step is made from, so after the correction. What it writes to them in place is
+            stepped from, as in k-diffusion, and is not taken for the solver's error.
         disable: Whether to hide the progress bar; None hides it where there is no terminal. Needs tqdm; there is none
             without.
         **options: See `SamplerOptions`. With none of them the gain is 0.35, half of the measured preset.
 
     Returns:
-        The sample at sigmas[-1], in x's shape and dtype. Half types are computed in float32 between the calls of the
-        model, which gets x's own.
+        The sample at sigmas[-1], in x's shape and dtype; x itself where there is no step. Half types are computed in
+        float32 between the calls of the model, which gets x's own.
 
     Raises:
         LMLError: For an argument that does not fit, before the model is called.
@@ -73,7 +77,7 @@ def sample_lml_euler(
     def update(i: int, step: Step) -> Tensor:
         return step.x + step.n * (plan.sigmas[i + 1] - plan.sigmas[i])
 
-    return _run(plan, update, model, x, extra_args or {}, callback, disable)
+    return _run(plan, update, lambda step: (step.x,), model, x, extra_args or {}, callback, disable)
 
 
 @torch.no_grad()
@@ -111,7 +115,8 @@ def sample_lml_dpmpp_2m(
         Lu et al., arXiv:2211.01095, algorithm 2; Wang et al., arXiv:2505.24222, for the correction.
     """
     plan = plan_run(DPMPP_2M, model, x, sigmas, extra_args or {}, options)
-    return _run(plan, _Multistep(plan), model, x, extra_args or {}, callback, disable)
+    reads = operator.itemgetter(0, 2)  # x and denoised
+    return _run(plan, _Multistep(plan), reads, model, x, extra_args or {}, callback, disable)
 
 
 class _Multistep:
@@ -139,24 +144,51 @@ class _Multistep:
 def _run(
     plan: Plan,
     update: Update,
+    reads: Callable[[Step], tuple[Tensor, ...]],
     model: Model,
     x: Tensor,
     extra_args: Mapping[str, Any],
     callback: Callback | None,
     disable: bool | None,
 ) -> Tensor:
-    """Call the model, correct, and step, until the last sigma."""
+    """Call the model, correct, and step, until the last sigma; `reads` says what of a step the solver uses."""
+    if not plan.steps:
+        return x
     dtype, work = x.dtype, torch.promote_types(x.dtype, torch.float32)
     ones = x.new_ones((x.shape[0],))
     x, state = x.to(work), RunState()
-    for i in _progress(len(plan.levels) - 1, disable):
-        denoised = model(x.to(dtype), plan.sigmas[i] * ones, **extra_args).to(work)
-        step, state = correct_step(plan, i, x, denoised, state)
+    # Marks of x as the solver left it; and where nobody has written to what this step started from, or to what a
+    # multistep solver uses once more.
+    left = untouched = echo = None
+    for i in _progress(plan.steps, disable):
+        sigma, given = plan.sigmas[i] * ones, x.to(dtype)
+        denoised = model(given, sigma, **extra_args).to(work)
+        if given is not x:
+            # A model that writes to what it is called with writes to the sample, in half types too.
+            x = torch.where(given == x.to(dtype), x, given.to(work))
+        untouched = _both(untouched, _same(left, marks(plan, x), 0))
+        mask = None if plan.mask is None else plan.mask(sigma)
+        step, state = correct_step(plan, i, x, denoised, state, mask=mask, untouched=untouched)
+        untouched, echo = echo, None
         if callback is not None:
-            sigma = plan.sigmas[i]
-            callback({"x": step.x, "i": i, "sigma": sigma, "sigma_hat": sigma, "denoised": step.denoised})
+            before = marks(plan, *reads(step))
+            told = {"x": step.x, "i": plan.indices[i], "denoised": step.denoised}
+            callback(told | dict.fromkeys(("sigma", "sigma_hat"), plan.sigmas[i]))
+            after = marks(plan, *reads(step))
+            untouched, echo = _both(untouched, _same(before, after, 0)), _same(before, after, 1)
         x = update(i, step)
+        left = marks(plan, x)
     return x.to(dtype)
+
+
+def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Return where both hold, None standing for everywhere."""
+    return b if a is None else a if b is None else a & b
+
+
+def _same(before: Tensor | None, after: Tensor | None, first: int) -> Tensor | None:
+    """Return per sample whether the marks from the first on are what they were, (batch,); None where there are none."""
+    return None if before is None or after is None else (before == after)[first:].all(0)
 
 
 def _progress(steps: int, disable: bool | None) -> Iterable[int]:
