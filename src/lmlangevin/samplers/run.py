@@ -175,7 +175,7 @@ def read_levels(sigmas: Tensor) -> tuple[float, ...]:
             raise LMLError(f"sigmas[{i}] is {level!r}; give finite values of 0 or above.")
     for i, (high, low) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
         if high < low:
-            raise LMLError(f"sigmas[{i + 1}] is {low!r} after {high!r}; give values that fall, or stay.")
+            raise LMLError(f"sigmas[{i + 1}] is {low!r} after {high!r}; give values that fall at every step.")
     return levels
 
 
