@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
@@ -13,6 +15,7 @@ from lmlangevin.scenes import training_scenes
 
 TEXT_LENGTH = 24
 LATENT_CHANNELS = 4
+LATENT_NOISE = 0.05
 WIDTHS = {"scenes": (40, 80), "scenes-flow": (96,)}
 FLOW_SHIFT = 1.5
 T5_TOKENS = 256
@@ -20,10 +23,10 @@ T5_TOKENS = 256
 
 
 def autoencoder() -> Any:
-    """Return an AutoencoderKL of factor 4."""
+    """Return an AutoencoderKL of factor 4 whose latents have a noise of constant deviation, `LATENT_NOISE`."""
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL(
+    vae: Any = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(16, 32, 64),
@@ -32,6 +35,9 @@ def autoencoder() -> Any:
         norm_num_groups=8,
         sample_size=64,
     )
+    nn.init.zeros_(vae.quant_conv.weight[LATENT_CHANNELS:])
+    nn.init.constant_(vae.quant_conv.bias[LATENT_CHANNELS:], 2 * math.log(LATENT_NOISE))
+    return vae
 
 
 @cache
@@ -51,8 +57,6 @@ def tokenizer() -> Any:
     )
     # Commas stand apart, as CLIP's own rule splits them.
     learner.train_from_iterator((caption.replace(",", " ,") for caption in captions), trainer)
-    import json
-
     learned = json.loads(learner.to_str())["model"]
     merges = [pair if isinstance(pair, list) else pair.split(" ") for pair in learned["merges"]]
     tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]

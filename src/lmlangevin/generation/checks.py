@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmlangevin.core.errors import LMLError
-from lmlangevin.generation.model_folder import check_model_folder
+from lmlangevin.generation.model_folder import SCENES, check_model_folder
 
 BUILT_IN = ("embedded", "analytic-cifar10")
 
@@ -33,15 +33,15 @@ def check_model(model: str) -> None:
     Raises:
         LMLError: For such a name, or a folder that cannot be loaded.
     """
-    if model in BUILT_IN:
+    if model in BUILT_IN or model in SCENES:
         return
     folder = Path(model)
     if folder.is_dir():
         check_model_folder(folder)
     elif not _HUB_ID.fullmatch(model):
         raise LMLError(
-            f"model={model!r} is unknown; give {', '.join(BUILT_IN)}, the folder of a diffusers pipeline, or a hub id "
-            "such as owner/name."
+            f"model={model!r} is unknown; give {', '.join((*BUILT_IN, *SCENES))}, the folder of a diffusers pipeline, "
+            "or a hub id such as owner/name."
         )
 
 

@@ -184,7 +184,7 @@ class Conditions:
         count = self.images_per_prompt
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise LMLError(f"images_per_prompt={count!r} is too small; give a whole number of 1 or more.")
-        if count != 1 and self.prompt_file is None:
+        if count != 1 and self.prompts is None:
             raise LMLError(f"images_per_prompt={count} goes with prompt_file; give num_images for one prompt.")
 
     def _check_numbers(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,7 +14,8 @@ from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.checks import BUILT_IN, check_choice, check_device, check_model, flow_mismatch
 from lmlangevin.generation.conditions import Conditions
 from lmlangevin.generation.langevin import checked_step_size, steps_for
-from lmlangevin.generation.model_folder import scheduler_of_folder
+from lmlangevin.generation.model_folder import SCENES, scheduler_of_folder
+from lmlangevin.generation.prompts import Prompts, example_prompts
 from lmlangevin.generation.seeds import SEED_LIMIT
 from lmlangevin.generation.store import Place, as_place
 from lmlangevin.values import plain, take_numbers
@@ -36,7 +38,8 @@ class GenerateConfig(Conditions):
 
     Args:
         out: Folder to write to, made if it is not there, or a URL that fsspec knows, such as `s3://bucket/run`.
-        model: `"embedded"`, `"analytic-cifar10"`, a folder that `DiffusionPipeline.save_pretrained` wrote, or the hub
+        model: `"embedded"`, `"analytic-cifar10"`, `"scenes"` or `"scenes-flow"`, which draw eight example prompts
+            where none is given, a folder that `DiffusionPipeline.save_pretrained` wrote, or the hub
             id of a diffusers pipeline.
         scheduler: Short name of the sampler, a key of `lmlangevin.schedulers.SCHEDULERS`; the attribute is a name
             always. Empty is the one that a calibration was fitted for, or that of the model's folder, or `"ddim"`.
@@ -128,6 +131,13 @@ class GenerateConfig(Conditions):
         check_choice("dtype", self.dtype, DTYPES)
         self._check_grid()
         check_device(self.device)
+
+    @functools.cached_property
+    def prompts(self) -> Prompts | None:
+        """The prompts of `prompt_file`, or the examples of a scenes model that is given none."""
+        if self.model in SCENES and self.prompt is None and self.prompt_file is None:
+            return example_prompts()
+        return super().prompts
 
     @property
     def grid(self) -> str | None:

@@ -13,6 +13,7 @@ from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.batches import part
 from lmlangevin.generation.images import read_png, to_uint8
 from lmlangevin.generation.manifest import image_name, run_names
+from lmlangevin.generation.model_folder import SCENES
 from lmlangevin.generation.store import Store
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ _CHUNK = 256
 def has_distance(config: GenerateConfig, model: LoadedModel, notes: list[str]) -> bool:
     """Return whether a job gets distances; if it is a comparison that gets none, the reason goes to `notes`."""
     if not config.compare:
+        return False
+    if config.model in SCENES:
         return False
     if model.pipeline is not None:
         notes.append("The Frechet distance is measured for the built-in models only.")

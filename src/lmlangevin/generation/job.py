@@ -16,6 +16,7 @@ from lmlangevin.generation.manifest import MANIFEST, image_entries, write_manife
 from lmlangevin.generation.models import LoadedModel, load_model
 from lmlangevin.generation.plan import RunResult, plan_runs
 from lmlangevin.generation.processes import Processes, join_processes, launched_alone
+from lmlangevin.generation.scene_scores import score_lines, score_runs, unknown_word_note
 from lmlangevin.generation.store import Place, Store, open_store
 from lmlangevin.generation.summary import finite_notes, picture_names, verdict, write_pictures
 
@@ -74,6 +75,7 @@ def generate(config: GenerateConfig, progress: Progress | None = None) -> Genera
 
     def prepare() -> tuple[GenerateConfig, LoadedModel, list[RunResult], bool]:
         own = dataclasses.replace(config, device=processes.device(config.device))
+        notes.extend(filter(None, [unknown_word_note(own)]))
         model = load_model(own, flow=find_scheduler(own.scheduler).flow)
         return own, model, plan_runs(own, model, notes), has_distance(own, model, notes)
 
@@ -148,6 +150,9 @@ class _Job:
         }
         if description is not None:
             manifest["frechet"] = description
+        if (scores := score_runs(self._config, self._store)) is not None:
+            manifest["scenes"] = scores
+            manifest["notes"] += score_lines(scores)
         write_manifest(self._store, manifest, image_entries(self._config, self._ledger.hashes(records)))
         return totals, distances, manifest["notes"], manifest["verdict"]
 

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from lmlangevin.core.errors import LMLError
+
+SCENES = ("scenes", "scenes-flow")
+"""Text-to-image pipelines that come with the package."""
+
+
+def model_source(model: str) -> str:
+    """Return the folder or hub id that a model's name stands for."""
+    return str(resources.files("lmlangevin") / "assets" / model) if model in SCENES else model
 
 
 def check_model_folder(folder: Path) -> None:
@@ -42,7 +51,9 @@ def scheduler_of_folder(model: str) -> str | None:
         name becomes one for the same kind of model, DDIM or flow-matching Euler.
     """
     try:
-        config = json.loads((Path(model) / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+        config = json.loads(
+            (Path(model_source(model)) / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8")
+        )
     except (OSError, ValueError):
         return None
     if not isinstance(config, dict):

@@ -15,6 +15,7 @@ from torch import nn
 from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.checks import flow_mismatch
 from lmlangevin.generation.config import GenerateConfig
+from lmlangevin.generation.model_folder import model_source
 from lmlangevin.generation.models import LoadedModel
 from lmlangevin.schedulers.calibrations import NETWORKS
 
@@ -197,7 +198,7 @@ def _from_pretrained(config: GenerateConfig, dtype: torch.dtype) -> Any:
     extra = {} if config.variant is None else {"variant": config.variant}
     with _told("model", config.model, "a pipeline's save_pretrained"):
         # Safetensors alone: other weight files are pickles, which can run code.
-        return DiffusionPipeline.from_pretrained(config.model, dtype=dtype, use_safetensors=True, **extra)
+        return DiffusionPipeline.from_pretrained(model_source(config.model), dtype=dtype, use_safetensors=True, **extra)
 
 
 def _with_conditions(pipe: Any, config: GenerateConfig, dtype: torch.dtype) -> Any:

@@ -35,6 +35,13 @@ class Prompts:
     sha256: str
 
 
+def example_prompts() -> Prompts:
+    """Return the example prompts of the scenes models."""
+    from lmlangevin.scenes import DEMO_PROMPTS
+
+    return Prompts(DEMO_PROMPTS, None, hashlib.sha256("\n".join(DEMO_PROMPTS).encode()).hexdigest())
+
+
 def check_prompt(name: str, text: Any) -> None:
     """Check one prompt.
 
