@@ -283,8 +283,7 @@ def _square(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
 
 
 def _triangle(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
-    below = y + 0.12 * r
-    return torch.maximum(below * 0.5 * -1 + x.abs() * math.sqrt(0.75), below) - 0.58 * r
+    return torch.maximum(math.sqrt(0.75) * x.abs() - 0.5 * y, y) - 0.57 * r
 
 
 def _star(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
