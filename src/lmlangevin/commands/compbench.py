@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -71,9 +71,8 @@ def export(
 
 @compbench.command("score")
 @click.argument("samples", nargs=-1, required=True, type=_FOLDER)
-@click.option(
-    "--blip-model", required=True, help="Folder or hub id of a BLIP for VQA, such as Salesforce/blip-vqa-base."
-)
+@click.option("--blip-model", help="Folder or hub id of a BLIP for VQA, such as Salesforce/blip-vqa-base.")
+@click.option("--vqa", type=click.Choice(["blip", "scenes"]), default="blip", help="scenes: the reader of scenes.")
 @click.option("--prompts", type=_FOLDER, help=f"{_PROMPTS}, which must be there and no others.")
 @click.option("--unequal", is_flag=True, help="Also take prompts that have different numbers of images.")
 @click.option("--batch-size", type=int, default=16, help="Images read at once; changes speed and memory.")
@@ -81,7 +80,8 @@ def export(
 @click.option("--out", type=_FILE, help="Write the result to this .json file.")
 def score(
     samples: tuple[Path, ...],
-    blip_model: str,
+    blip_model: str | None,
+    vqa: str,
     prompts: Path | None,
     unequal: bool,
     batch_size: int,
@@ -92,8 +92,7 @@ def score(
 
     Stopped at any moment, the same command goes on.
     """
-    from lmlangevin.evaluation.compbench.blip import load_blip
-    from lmlangevin.evaluation.compbench.chunks import SpacyChunker
+    from lmlangevin.core.errors import LMLError
     from lmlangevin.evaluation.compbench.compare import seeds_of
     from lmlangevin.evaluation.compbench.files import write_result
     from lmlangevin.evaluation.compbench.layout import read_samples, sampler_folder
@@ -101,17 +100,22 @@ def score(
     from lmlangevin.evaluation.compbench.vqa import score_folder
 
     _check_out(out)
+    if (vqa == "blip") == (blip_model is None):
+        raise LMLError(
+            f"blip_model {blip_model!r}: goes with vqa 'blip' and no other; give --blip-model or --vqa scenes"
+        )
     homes = [sampler_folder(named) for named in samples]
     wanted = [None if prompts is None else read_prompts(prompts, home.absolute().parent.name) for home in homes]
     listed = [read_samples(home, prompts=p, unequal=unequal) for home, p in zip(homes, wanted, strict=True)]
-    chunker = SpacyChunker()
-    blip = load_blip(blip_model, device=device)
+    network, chunker = _scorer(blip_model, device)
     results = []
     for home, images in zip(homes, listed, strict=True):
         with _kept(), progress_bars(unit="images") as progress:
-            found = score_folder(home, images, blip, chunker, batch_size=batch_size, progress=progress)
+            found = score_folder(home, images, network, chunker, batch_size=batch_size, progress=progress)
         results.append(found)
         _report_score(found)
+        if vqa == "scenes":
+            _score_relations(found, network)
     _label()
     if out is not None:
         rows = [{**found.as_dict(), "seeds": seeds_of(found.folder)} for found in results]
@@ -169,6 +173,29 @@ def three_in_one(folder: Path, prompts: Path, unequal: bool, out: Path | None) -
         row = {"folder": str(home), "metric": "3-in-1", "mean": fmean(found), "images": len(images), "prompts": count}
         write_result(out, "three-in-one", {**row, "seeds": seeds_of(home), "notes": notes})
         click.echo(f"Result: {out}")
+
+
+def _scorer(blip_model: str | None, device: str) -> tuple[Any, Any]:
+    """Return the network that answers, and what makes its questions of a prompt."""
+    if blip_model is None:
+        from lmlangevin.evaluation.compbench.scenes import SceneVqa, scene_chunks
+
+        return SceneVqa(device), scene_chunks
+    from lmlangevin.evaluation.compbench.blip import load_blip
+    from lmlangevin.evaluation.compbench.chunks import SpacyChunker
+
+    chunker = SpacyChunker()
+    return load_blip(blip_model, device=device), chunker
+
+
+def _score_relations(found: BlipScores, reader: Any) -> None:
+    from statistics import fmean
+
+    from lmlangevin.evaluation.compbench.scenes import has_relation, write_relations
+
+    if all(has_relation(sample.prompt) for sample in found.samples):
+        spatial = write_relations(found.folder, found.samples, reader, found.scores)
+        click.echo(f"{found.folder}: spatial relation {fmean(spatial):.4f}")
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from lmlangevin.scenes.language import (
 )
 from lmlangevin.scenes.prompts import CATEGORIES, DEMO_PROMPTS, scene_prompts
 from lmlangevin.scenes.reader import SceneReader, SeenObject, load_reader, read_scenes
-from lmlangevin.scenes.scores import SCORES, SceneScore, score_scene
+from lmlangevin.scenes.scores import SCORES, SceneScore, matches, score_scene
 
 __all__ = [
     "score_scene",
@@ -41,6 +41,7 @@ __all__ = [
     "Request",
     "Scenes",
     "draw",
+    "matches",
     "parse_prompt",
     "relation_between",
     "sample_scenes",

@@ -51,7 +51,7 @@ def score_scene(objects: Sequence[SeenObject], request: Request) -> SceneScore:
     if request.relation:
         spatial = float(any(_lies(pair, request) for pair in itertools.permutations(objects, 2)))
     complete = len(objects) == len(request.nouns) and any(
-        all(_is(seen, noun) for seen, noun in zip(order, request.nouns, strict=True))
+        all(matches(seen, noun) for seen, noun in zip(order, request.nouns, strict=True))
         and (request.relation is None or _lies(order, request))
         for order in itertools.permutations(objects)
     )
@@ -77,14 +77,15 @@ def _some(objects: Iterable[SeenObject], shape: str, **attributes: str | None) -
     )
 
 
-def _is(seen: SeenObject, noun: Noun) -> bool:
+def matches(seen: SeenObject, noun: Noun) -> bool:
+    """Return whether an object of an image is as a prompt names it, in all that the prompt says."""
     return seen.shape == noun.shape and noun.colour in (None, seen.colour) and noun.texture in (None, seen.texture)
 
 
 def _lies(pair: Sequence[SeenObject], request: Request) -> bool:
     """Return whether two objects are the prompt's two and lie as it says, by the rule of the captions."""
     first, second = pair
-    if not (_is(first, request.nouns[0]) and _is(second, request.nouns[1])):
+    if not (matches(first, request.nouns[0]) and matches(second, request.nouns[1])):
         return False
     dx, dy = first.x - second.x, first.y - second.y
     # A prompt says one axis. The other may be anything that leaves the named side clear.

@@ -41,7 +41,7 @@ _VISION_EPS = 1e-6
 _LONGEST = 35
 _WORDS = 50
 _DROPPED = re.compile(r'[.!"()*#:;~]')
-_ANY_IMAGE = Protocol("compbench", "callable", 2)
+ANY_IMAGE = Protocol("compbench", "callable", 2)
 
 
 def prepare_question(question: str) -> str:
@@ -66,7 +66,7 @@ def prepare_image(path: Path, resolution: int = RESOLUTION) -> Tensor:
     import numpy as np
     from PIL import Image
 
-    stored = read_image(path, _ANY_IMAGE, "samples")
+    stored = read_image(path, ANY_IMAGE, "samples")
     picture = Image.fromarray(stored.permute(1, 2, 0).numpy())
     pixels = np.asarray(picture.resize((resolution, resolution), Image.Resampling.BICUBIC), dtype=np.float32) / 255
     return (torch.from_numpy(pixels).permute(2, 0, 1) - torch.tensor(_MEAN)[:, None, None]) / torch.tensor(_SD)[
@@ -104,6 +104,10 @@ class Blip:
         self.name = name
         self.resolution = resolution
         self.weight_hash = _hash(model)
+
+    def prepare(self, path: Path) -> Tensor:
+        """Read an image for `probabilities`; see `prepare_image`."""
+        return prepare_image(path, self.resolution)
 
     def token_ids(self, question: str) -> list[int]:
         """Return the tokens of a question, the first of them [ENC]; 35 at most."""

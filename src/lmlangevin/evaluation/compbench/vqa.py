@@ -14,12 +14,13 @@ import torch
 
 from lmlangevin.core.errors import LMLError
 from lmlangevin.evaluation.compbench import LABEL
-from lmlangevin.evaluation.compbench.blip import Blip, prepare_image
+from lmlangevin.evaluation.compbench.blip import Blip
 from lmlangevin.evaluation.compbench.chunks import Chunker, chunker_name, questions
 from lmlangevin.evaluation.compbench.files import read_json, versions, write_text
 from lmlangevin.evaluation.compbench.layout import Sample, images_each, sampler_folder
 from lmlangevin.evaluation.compbench.names import parse_name
 from lmlangevin.evaluation.compbench.prompts import count_note, tidy
+from lmlangevin.evaluation.compbench.scenes import SceneVqa
 from lmlangevin.evaluation.compbench.scores import METRICS, write_scores
 
 PROGRESS_FILE = "annotation_blip/lml_blip_vqa.json"
@@ -103,7 +104,7 @@ def answer_of(probabilities: Sequence[float]) -> str:
 def score_folder(
     folder: str | Path,
     samples: Sequence[Sample],
-    blip: Blip,
+    blip: Blip | SceneVqa,
     chunker: Chunker,
     *,
     batch_size: int = 16,
@@ -154,7 +155,7 @@ def score_folder(
     for start in range(0, len(pending), batch_size):
         batch = pending[start : start + batch_size]
         texts = [asked[sample.prompt] for sample in batch]
-        pixels = torch.stack([prepare_image(sample.path, blip.resolution) for sample in batch])
+        pixels = torch.stack([blip.prepare(sample.path) for sample in batch])
         for sample, text, values in zip(batch, texts, blip.probabilities(pixels, texts, batch_size), strict=True):
             name = sample.path.name
             kept[name] = {
