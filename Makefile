@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-browser docs dist lint clean
+.PHONY: demo test test-browser mutants docs dist lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +24,11 @@ test: $(STAMP)
 test-browser: $(STAMP)
 	tools/install_chromium.sh
 	$(BIN)/python -m pytest -m browser tests/app
+
+# How many of 300 small changes of core, schedulers and calibration the tests notice; hours, and it goes on where it was
+# stopped. Writes benchmarks/results/mutants.json.
+mutants: $(STAMP)
+	$(BIN)/python tools/mutants.py
 
 # The documentation: open build/site/index.html. Warnings are errors.
 docs: $(STAMP)

@@ -287,3 +287,24 @@ def test_the_two_zeros_are_one_to_a_hash() -> None:
     zeros = torch.zeros(2, 3)
     assert torch.equal(sample_hash(zeros), sample_hash(-zeros))
     assert not torch.equal(sample_hash(zeros), sample_hash(zeros + 1e-45))
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["blocks", "whole"])
+@pytest.mark.parametrize("share", [1.7, -0.3, 10.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_what_rounding_leaves_across_is_no_direction(whole: bool, share: float, dtype: torch.dtype) -> None:
+    """A multiple of n, rounded: at a damping below the square of a rounding error d would be that error's direction.
+
+    Whole, the estimate of the share is bounded, and what the sums of 10 - 4 leave is a rounding error of 36.
+    """
+    n = torch.randn(2, 20_000, generator=torch.Generator().manual_seed(43), dtype=dtype)
+    p = share * n
+    tiny = 1e-4 * torch.finfo(dtype).eps ** 2
+    n.requires_grad_(whole)
+    d = lm_direction(n, p, kappa=0.5, damping=tiny).detach()
+    torch.testing.assert_close(d, n.detach(), rtol=8 * torch.finfo(dtype).eps, atol=0)
+    assert not moments(n, [p]).gram[0][0].any()
+    # What is a little larger is a direction, and is found.
+    g = torch.Generator().manual_seed(44)
+    apart = p + 1e3 * torch.finfo(dtype).eps * torch.randn(n.shape, generator=g, dtype=dtype)
+    assert whole or (moments(n, [apart]).gram[0][0] > 0).all()
