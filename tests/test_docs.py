@@ -101,7 +101,9 @@ def test_every_result_file_says_how_it_was_made() -> None:
     assert results
     for path in results:
         record = json.loads(path.read_text(encoding="utf-8"))
-        assert record["command"].startswith(("python benchmarks/", "lml bench --suite ", "lml reproduce "))
+        assert record["command"].startswith(
+            ("python benchmarks/", "python tools/", "lml bench --suite ", "lml reproduce ")
+        )
         assert {"torch", "diffusers", "lmlangevin"} <= set(record["versions"])
         assert "first_seed" in record
 

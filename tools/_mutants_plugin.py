@@ -25,6 +25,10 @@ WORK = Path(os.environ["MUTANTS_WORK"])
 MEMORY = 24 * 2**30
 """Address space of a fork: a mutant that asks for more fails."""
 
+BUDGET = 90.0
+"""Seconds of tests that a mutant is given. Files of tests are taken whole, the own one first and then the quick ones: a
+few functions are called by nearly all tests, and what survives a hundred of those does not fall to the slowest."""
+
 PRELOADED = ("lmlangevin", "diffusers", "transformers", "accelerate", "scipy", "PIL", "safetensors")
 """What tests import late is imported once, before forks; other packages start threads."""
 
@@ -87,11 +91,11 @@ class Session:
         return {"status": "timeout" if timed else "crash"}
 
     def run_items(self, items: list[pytest.Item]) -> Iterable[tuple[pytest.Item, float]]:
-        """Run tests one after the other; yields each with its seconds. `failed` says whether one has failed."""
+        """Run tests one after the other; yields each with its seconds. `failed` names the last one that has."""
         for item, following in zip(items, [*items[1:], None], strict=True):
-            start = time.perf_counter()
+            start = time.process_time()
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-            yield item, time.perf_counter() - start
+            yield item, time.process_time() - start
 
     # Without a mutant -----------------------------------------------------------------------------------------------
 
@@ -145,8 +149,13 @@ class Session:
         def cost(path: Path) -> float:
             return sum(tests[item.nodeid]["seconds"] for item in chosen[path])
 
-        files = sorted(chosen, key=lambda path: (path.name != own, cost(path)))
-        items = [item for path in files for item in chosen[path]]
+        items: list[pytest.Item] = []
+        total = 0.0
+        for path in sorted(chosen, key=lambda path: (path.name != own, cost(path))):
+            if items and total + cost(path) > BUDGET:
+                break
+            items += chosen[path]
+            total += cost(path)
 
         def work() -> dict[str, Any]:
             set_mutant_under_test(mutant["name"])
@@ -160,8 +169,8 @@ class Session:
                     return {"status": "killed", "by": self.failed}
             return {"status": "survived"}
 
-        total = sum(map(cost, files))
-        return self.fork(work, 120 + 10 * total) | {"count": len(items)}
+        # The processor may be busy with others, whose time this limit includes.
+        return self.fork(work, 600 + 30 * total) | {"count": len(items)}
 
 
 @pytest.hookimpl(tryfirst=True)

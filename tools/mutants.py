@@ -11,8 +11,8 @@ how long they take, is measured before, without a mutant; tests that fail there,
 switches, are left out.
 
 It goes on where it was interrupted. A verdict stands as long as its function does; that of a survivor as long as the
-tests do as well. The texts of errors are not mutated. The result is `benchmarks/results/mutants.json`; the word that
-stands there beside a survivor is kept, and one without a word was not judged yet.
+tests do as well. Texts for readers and `strict=True` are not mutated. The result is `benchmarks/results/mutants.json`;
+the word that stands there beside a survivor is kept, and one without a word was not judged yet.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ import argparse
 import difflib
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,6 +117,24 @@ def _mutate(source: Path, code: str, module: str) -> tuple[str, list[Mutant]]:
 
 
 _HEADS = ("---", "+++")
+
+
+def silent(mutant: Mutant) -> bool:
+    """Return whether a mutant changes nothing but a text that people read or an assertion that always holds."""
+
+    def heard(line: str) -> str:
+        words = []
+        try:
+            for token in tokenize.generate_tokens(io.StringIO(line[1:]).readline):
+                # Beside what an f-string computes.
+                sentence = token.type == tokenize.STRING and " " in re.sub(r"\{[^{}]*\}", "", token.string)
+                words.append('""' if sentence else token.string)
+        except tokenize.TokenError:
+            pass  # a bracket that another line closes
+        return re.sub(r", (strict = \w+ )?(?=\))", "", " ".join(words))  # zip(a, b, strict=True)
+
+    removed = [heard(line) for line in mutant.change if line[0] == "-"]
+    return removed == [heard(line) for line in mutant.change if line[0] == "+"]
 
 
 def choose(mutants: list[Mutant], sample: int, seed: int) -> list[Mutant]:
@@ -222,7 +243,7 @@ def main() -> int:
     os.chdir(ROOT)  # where mutmut reads its settings
     work = given.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    mutants = build(work)
+    mutants = [mutant for mutant in build(work) if not silent(mutant)]
     chosen = choose(mutants, given.sample, SEED)
     tests = tests_version(work / "tree")
     status = 0 if given.report else run(work, chosen, tests, given.nice)

@@ -130,6 +130,7 @@ def test_no_trust_is_no_correction() -> None:
     path = Path(25, 2)
     for adapted in follow(path, LEVELS, trust=0.0):
         assert adapted.prediction is None and adapted.shift is None and adapted.info.identity.all()
+        assert adapted.info.identity.dtype == torch.bool and adapted.info.gain.shape == (3, 1)
 
 
 def grid(count: int, top: float = 157.0, low: float = 0.01) -> list[float]:
@@ -496,6 +497,7 @@ def test_what_was_not_corrected_was_not_forecast() -> None:
 def test_what_is_no_step_is_refused(change: dict[str, Any], named: str) -> None:
     good = {"prediction": torch.ones(2, 3), "position": torch.ones(2, 3), "level": 1.0, "next_level": 0.5}
     assert adapt(**good, state=AdaptiveState(), log=-math.inf).prediction is None
+    assert adapt(**{**good, "level": 0.0}, state=AdaptiveState()).state == AdaptiveState()
     with pytest.raises(LMLError, match=named):
         adapt(**{**good, "state": AdaptiveState(), **change})
 
