@@ -43,6 +43,7 @@ class Session:
         for item in session.items:
             self.by_file[item.path].append(item)
         self.failed: str | None = None
+        self.left_out: set[str] = set()
         session.config.pluginmanager.register(self)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -99,28 +100,27 @@ class Session:
 
     # Without a mutant -----------------------------------------------------------------------------------------------
 
-    def measure(self) -> dict[str, dict[str, Any]]:
-        """Return of every test that passes its seconds and the functions that it calls; known files are not run."""
-        sources = _digest(
-            [*Path("src").rglob("*.py"), *Path("tools").glob("*.py"), *Path("tests").rglob("conftest.py")]
-        )
-        found: dict[str, dict[str, Any]] = {}
-        left_out: list[str] = []
+    def measure(self, folders: list[str]) -> dict[str, dict[str, Any]]:
+        """Return of every test of some folders that passes its seconds and what it calls; known files are not run."""
+        shared = [*Path("src").rglob("*.py"), *Path("tools").glob("*.py"), *Path("tests").rglob("conftest.py")]
+        sources, found = _digest(shared), {}
         (WORK / "measured").mkdir(exist_ok=True)
         for path, items in self.by_file.items():
+            if path.parent.name not in folders:
+                continue
             kept = WORK / "measured" / f"{path.parent.name}-{path.stem}-{sources}-{_digest([path])}.json"
             if not kept.exists():
-                told = self.fork(lambda items=items: self._measure(items), 1800)
+                told = self.fork(lambda items=items: self._measure(items), 7200)
                 _say(f"{path.parent.name}/{path.name}: {told.get('status', 'measured')}")
                 if "tests" not in told:
-                    left_out.append(f"{path.parent.name}/{path.name} ({told['status']})")
+                    self.left_out.add(f"{path.parent.name}/{path.name} ({told['status']})")
                     continue
                 kept.write_text(json.dumps(told), encoding="utf-8")
             told = json.loads(kept.read_text(encoding="utf-8"))
             found |= {name: test for name, test in told["tests"].items() if test["passed"] and name in self.items}
-            left_out += [name for name, test in told["tests"].items() if not test["passed"]]
+            self.left_out |= {name for name, test in told["tests"].items() if not test["passed"]}
             preload(told["modules"])
-        (WORK / "left_out.json").write_text(json.dumps(sorted(left_out)), encoding="utf-8")
+        (WORK / "left_out.json").write_text(json.dumps(sorted(self.left_out)), encoding="utf-8")
         return found
 
     def _measure(self, items: list[pytest.Item]) -> dict[str, Any]:
@@ -179,22 +179,22 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
     if session.testsfailed:
         raise session.Interrupted("a test file could not be collected")
     plan = json.loads((WORK / "plan.json").read_text(encoding="utf-8"))
-    preload(["diffusers", "lmlangevin.schedulers", "lmlangevin.calibration", "lmlangevin.samplers"])
     runner = Session(session)
-    tests = runner.measure()
-    gc.collect()
-    gc.freeze()
-    count = len(plan["mutants"])
-    for k, mutant in enumerate(plan["mutants"], 1):
-        start = time.monotonic()
-        verdict = runner.judge(mutant, tests)
-        record = {"name": mutant["name"], "version": mutant["version"], "tests": plan["tests"], **verdict}
-        record["seconds"] = round(time.monotonic() - start, 2)
-        with (WORK / "verdicts.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(record) + "\n")
-        _say(f"{k}/{count} {record['status']} {record['seconds']:.0f} s {mutant['name']}")
-        if record["status"] not in ("killed", "timeout", "crash"):
-            _say("    " + "\n    ".join(mutant["change"]))
+    for name, room in plan["rooms"].items():
+        preload([f"lmlangevin.{name}", *(["diffusers"] if name != "core" else [])])
+        tests = runner.measure(room["folders"])
+        gc.collect()
+        gc.freeze()
+        for k, mutant in enumerate(room["mutants"], 1):
+            start = time.monotonic()
+            verdict = runner.judge(mutant, tests)
+            record = {"name": mutant["name"], "version": mutant["version"], "tests": plan["tests"], **verdict}
+            record["seconds"] = round(time.monotonic() - start, 2)
+            with (WORK / "verdicts.jsonl").open("a", encoding="utf-8") as log:
+                log.write(json.dumps(record) + "\n")
+            _say(f"{k}/{len(room['mutants'])} {record['status']} {record['seconds']:.0f} s {mutant['name']}")
+            if record["status"] not in ("killed", "timeout", "crash"):
+                _say("    " + "\n    ".join(mutant["change"]))
     return True
 
 

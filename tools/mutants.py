@@ -7,8 +7,7 @@
 mutmut makes the mutants: every function becomes a switch between itself and its variants. They are run here, in a copy
 of the repository under `build/mutants`: pytest collects once, and every mutant is a fork of that process which runs the
 tests that call its function, the test file of its module first, until one fails. Which tests call which function, and
-how long they take, is measured before, without a mutant; tests that fail there, as those that compile do among
-switches, are left out.
+how long they take, is measured before, without a mutant; tests that fail there, among switches, are left out.
 
 It goes on where it was interrupted. A verdict stands as long as its function does; that of a survivor as long as the
 tests do as well. Texts for readers and `strict=True` are not mutated. The result is `benchmarks/results/mutants.json`;
@@ -34,8 +33,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("core", "schedulers", "calibration")
-TESTS = ("core", "schedulers", "calibration", "samplers")
+ROOMS = {"core": ("core", "samplers"), "schedulers": ("schedulers",), "calibration": ("calibration",)}
+"""What is mutated, in this order, and the folders of the tests that are to notice it."""
+
 RESULT = ROOT / "benchmarks" / "results" / "mutants.json"
 SAMPLE, SEED, TARGET = 300, 16, 0.92
 KILLED = ("killed", "timeout", "crash")
@@ -149,13 +149,14 @@ def choose(mutants: list[Mutant], sample: int, seed: int) -> list[Mutant]:
 def tests_version(tree: Path) -> str:
     """Return a hash of the tests that are run."""
     digest = hashlib.sha256()
-    for path in sorted([*(tree / "tests").glob("*.py"), *(p for room in TESTS for p in _test_files(tree, room))]):
+    for path in sorted(path for folder in folders(*ROOMS) for path in (tree / "tests" / folder).glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _test_files(tree: Path, room: str) -> list[Path]:
-    return sorted((tree / "tests" / room).glob("*.py"))
+def folders(*rooms: str) -> list[str]:
+    """Return the folders of tests of some rooms, each once."""
+    return list(dict.fromkeys(folder for room in rooms for folder in ROOMS[room]))
 
 
 def known(work: Path, chosen: list[Mutant], tests: str) -> dict[str, dict[str, Any]]:
@@ -173,18 +174,24 @@ def known(work: Path, chosen: list[Mutant], tests: str) -> dict[str, dict[str, A
 
 def run(work: Path, chosen: list[Mutant], tests: str, nice: int) -> int:
     """Run what is not known yet; returns pytest's exit status."""
-    open_ = [mutant for mutant in chosen if mutant.name not in known(work, chosen, tests)]
-    if not open_:
+    verdicts = known(work, chosen, tests)
+    plan: dict[str, Any] = {"tests": tests, "rooms": {}}
+    for room, where in ROOMS.items():
+        left = [m._asdict() for m in chosen if m.name.split(".")[1] == room and m.name not in verdicts]
+        if left:
+            plan["rooms"][room] = {"folders": where, "mutants": left}
+    if not plan["rooms"]:
         return 0
-    plan = {"tests": tests, "mutants": [mutant._asdict() for mutant in open_]}
     (work / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     tree = work / "tree"
     paths = os.pathsep.join(str(tree / part) for part in ("src", "tools"))
     one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     env = os.environ | one | {"PYTHONPATH": paths, "MUTANTS_WORK": str(work)}
-    folders = [f"tests/{room}" for room in TESTS]
+    # What compiles cannot see through switches.
+    options = ["-q", "-s", "--hypothesis-seed=0", "--ignore=tests/core/test_compile.py"]
     plugins = ["-p", "_mutants_plugin", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    command = [sys.executable, "-m", "pytest", "-q", "-s", "--hypothesis-seed=0", *plugins, *folders]
+    where = [f"tests/{folder}" for folder in folders(*plan["rooms"])]
+    command = [sys.executable, "-m", "pytest", *options, *plugins, *where]
     os.nice(nice)
     return subprocess.run(command, cwd=tree, env=env, check=False).returncode
 
@@ -223,13 +230,18 @@ def report(chosen: list[Mutant], total: int, verdicts: dict[str, dict[str, Any]]
         "target": TARGET,
         "rooms": rooms,
         "survivors": sorted(survivors, key=lambda row: (row["function"], row["change"])),
-        "tests_left_out": json.loads((work / "left_out.json").read_text()) if (work / "left_out.json").exists() else [],
+        "tests_left_out": sorted(_left_out(work)),
     }
     part = RESULT.with_suffix(".part.json")
     part.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     part.replace(RESULT)
     share = f"{100 * len(killed) / len(judged):.1f}%" if judged else "none"
     return f"{len(killed)} of {len(judged)} killed ({share}); target {100 * TARGET:.0f}%; {RESULT}"
+
+
+def _left_out(work: Path) -> list[str]:
+    path = work / "left_out.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
 def main() -> int:
