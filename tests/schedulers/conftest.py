@@ -109,8 +109,10 @@ def run_sampler(
         scheduler.set_begin_index(start)
     kind = getattr(scheduler.config, "prediction_type", "flow_prediction")
     g = torch.Generator().manual_seed(seed)
-    x = torch.randn(shape, generator=g, dtype=torch.float64) * float(getattr(scheduler, "init_noise_sigma", 1.0))
-    x = x.to(dtype)
+    scale = float(getattr(scheduler, "init_noise_sigma", 1.0))
+    if start and hasattr(scheduler, "is_scale_input_called"):  # Euler carries x / alpha
+        scale = 1 / levels(scheduler)[start][0]
+    x = (torch.randn(shape, generator=g, dtype=torch.float64) * scale).to(dtype)
     toy, out = Toy(), []
     if "generator" in step_keys:
         step_keys["generator"] = torch.Generator().manual_seed(step_keys["generator"])

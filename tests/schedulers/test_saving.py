@@ -139,7 +139,7 @@ def test_a_gain_changed_later_loses_the_label(table: Any) -> None:
     made.register_to_config(gain=0.9)
     made.set_timesteps(4)
     assert (made.config.gain, made.config.preset) == (0.9, None)
-    assert made._lml_config.gain == 0.9
+    assert made._lml_settings.config.gain == 0.9
 
 
 def test_a_custom_controller_needs_no_preset(table: Any, monkeypatch: pytest.MonkeyPatch) -> None:

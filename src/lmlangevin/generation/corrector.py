@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lmlangevin.langevin.corrector import correct_level, difference_geometry
 from lmlangevin.schedulers.levels import Level, run_levels
-from lmlangevin.schedulers.noise import noise_coordinates
+from lmlangevin.schedulers.noise import FLOW, noise_coordinates, prediction_kind
 
 
 class Corrector:
@@ -63,10 +63,7 @@ class Corrector:
 
     def _noise(self, prediction: Tensor, index: int, timestep: Any, x: Tensor) -> Tensor:
         prediction = prediction[:, : x.shape[1]]  # a learned variance is no noise
-        flow = "flow_prediction"
-        config = self._scheduler.config
-        kind = config.get("prediction_type", flow if "FlowMatch" in type(self._scheduler).__name__ else "epsilon")
-        if kind == flow:
+        if prediction_kind(self._scheduler) == FLOW:
             # x = (1 - sigma) x0 + sigma eps, and the network says eps - x0.
             return x + (1 - self._levels[index].value) * prediction
         return noise_coordinates(self._scheduler, prediction, timestep, x)[0]

@@ -19,6 +19,7 @@ import torch
 
 from lmlangevin.core.errors import LMLError
 from lmlangevin.core.scheduled import CalibratedSchedule, check_keys
+from lmlangevin.schedulers.noise import is_flow, prediction_kind
 from lmlangevin.values import differing, plain, text
 
 FORMAT = "lmlangevin-calibration-1"
@@ -129,8 +130,8 @@ def fingerprint(
         "scheduler_config": {key: plain(scheduler.config[key]) for key in keys},
         "steps": steps,
         "guidance_scale": guidance_scale,
-        "prediction_type": getattr(scheduler.config, "prediction_type", "flow_prediction"),
-        "flow": base.__name__.startswith("FlowMatch"),
+        "prediction_type": prediction_kind(scheduler),
+        "flow": is_flow(scheduler),
     }
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 from typing import Any, TypeVar
 
 import diffusers
 from diffusers.configuration_utils import register_to_config
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from lmlangevin.core import LMLError
 from lmlangevin.schedulers.grids import set_calibrated_timesteps
-from lmlangevin.schedulers.mixin import _DPM_UPDATES, FLOW_EULER, LML_DEFAULTS, LMLSchedulerMixin
+from lmlangevin.schedulers.mixin import _DPM_UPDATES, LML_DEFAULTS, LMLSchedulerMixin
 
 Base = TypeVar("Base", bound=SchedulerMixin)
 
 _CLASSES: dict[type, type] = {}
+_MAKING = threading.Lock()
 
 _REFUSED = {
     "DPMSolverSinglestepScheduler": "it evaluates the network several times an interval",
@@ -73,10 +76,11 @@ def with_lml(base: type[Base]) -> type[Base]:
     """
     if inspect.isclass(base) and issubclass(base, LMLSchedulerMixin):
         return base
-    if base not in _CLASSES:
-        _check_base(base)
-        _CLASSES[base] = _make(base)
-    return _CLASSES[base]
+    with _MAKING:
+        if base not in _CLASSES:
+            _check_base(base)
+            _CLASSES[base] = _make(base)
+        return _CLASSES[base]
 
 
 def resolve(name: str) -> type:
@@ -93,7 +97,7 @@ def resolve(name: str) -> type:
             return with_lml(base)
         except LMLError as error:  # hasattr and getattr with a default know this type only
             raise AttributeError(str(error)) from error
-    for made in _CLASSES.values():
+    for made in list(_CLASSES.values()):
         if made.__name__ == name:
             return made
     raise AttributeError(
@@ -158,43 +162,48 @@ def _make(base: type) -> type:
 
     @functools.wraps(parent.set_timesteps)
     def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
-        self._lml_begin_run()
-        if not self.config.lml_enabled or self._lml_schedule is None:
-            result = parent.set_timesteps(self, *args, **kwargs)
-        else:
-            result = set_calibrated_timesteps(self, parent, self._lml_schedule, args, kwargs)
-        self._lml_planned = True
-        # LMS sets timesteps while it is built, before it can be asked about them.
-        if self.config.lml_enabled and self.config.control != "constant" and self._lml_built:
-            self._lml_plan()
+        with self._lml_all_or_nothing():
+            self._lml_begin_run()
+            settings = self._lml_settings
+            if not settings.enabled or settings.schedule is None:
+                result = parent.set_timesteps(self, *args, **kwargs)
+            else:
+                result = set_calibrated_timesteps(self, parent, settings.schedule, args, kwargs)
+            self._lml_planned = True
+            # LMS sets timesteps while it is built, before it can be asked about them.
+            if settings.enabled and self._lml_built:
+                self._lml_plan()
         return result
 
     @functools.wraps(parent.step)
     def step(self: Any, model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
         if not self._lml_active or not self._lml_planned:
             return parent.step(self, model_output, timestep, sample, *args, **kwargs)
-        self._lml_count_step()
-        if self.config.control == "adaptive":
+        with self._lml_all_or_nothing():
+            self._lml_enter(timestep)
+            result = corrected_step(self, model_output, timestep, sample, *args, **kwargs)
+            self._lml_leave(result[0])
+        return result
+
+    def corrected_step(self: Any, model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
+        settings = self._lml_settings
+        if settings.config.control == "adaptive":
             _check_arguments(parent.step, (model_output, timestep, sample, *args), kwargs)
             model_output, sample = self._lml_adapted(model_output, timestep, sample)
-            result = parent.step(self, model_output, timestep, sample, *args, **kwargs)
-            self._lml_output = result[0]
-            return result
-        if self.config.placement == "score" or is_flow:
-            corrected = self._lml_corrected_output(model_output, timestep, sample)
-            return parent.step(self, corrected, timestep, sample, *args, **kwargs)
+        elif settings.placement == "score" or not (is_dpm or is_ddim):
+            # Flow Euler's increment is its velocity times a number: the paper's placement and ours are the same there.
+            model_output = self._lml_corrected_output(model_output, timestep, sample)
         result = parent.step(self, model_output, timestep, sample, *args, **kwargs)
-        if is_dpm:  # the update methods below did the work
-            return result
-        eta = kwargs.get("eta", args[0] if args else 0.0)
-        return _add_to_previous(result, self._lml_ddim_increment(model_output, timestep, sample, eta))
+        if settings.placement == "reference" and is_ddim:  # in DPM-Solver the update methods below do the work
+            eta = kwargs.get("eta", args[0] if args else 0.0)
+            return _add_to_previous(result, self._lml_ddim_increment(model_output, timestep, sample, eta))
+        return result
 
     def __reduce__(self: Any) -> tuple[Any, ...]:
         return _rebuild, (base,), self.__dict__
 
     is_dpm = all(hasattr(base, update) for update in _DPM_UPDATES)
-    # A flow's increment is its velocity times a number, so the paper's placement and ours are the same there.
-    is_flow = any(kin.__name__ == FLOW_EULER for kin in base.__mro__)
+    is_ddim = issubclass(base, DDIMScheduler)
     namespace: dict[str, Any] = {
         "__module__": "lmlangevin",
         "__qualname__": base.__name__.removesuffix("Scheduler") + "LMLScheduler",
@@ -215,7 +224,7 @@ def _corrected_update(parent: Any, name: str) -> Any:
 
     @functools.wraps(original)
     def update(self: Any, outputs: Any, *args: Any, sample: Any = None, noise: Any = None, **kwargs: Any) -> Any:
-        if args or kwargs or sample is None or not self._lml_active or self.config.placement != "reference":
+        if args or kwargs or sample is None or not self._lml_active or self._lml_settings.placement != "reference":
             return original(self, outputs, *args, sample=sample, noise=noise, **kwargs)
         return self._lml_dpm_update(functools.partial(original, self), outputs, sample, noise)
 

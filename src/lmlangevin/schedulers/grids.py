@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
 from lmlangevin.core import CalibratedSchedule, LMLError
 
@@ -19,10 +21,9 @@ def grid_setter(base: type) -> GridSetter | None:
     Only first-order solvers on exactly the levels that were fitted serve here. DPMSolverMultistep and UniPC round
     timesteps to whole numbers, DDIM, PNDM and DEIS place them by themselves.
     """
-    names = {kin.__name__ for kin in base.__mro__}
-    if "EulerDiscreteScheduler" in names:
+    if issubclass(base, EulerDiscreteScheduler):
         return _set_euler
-    if "FlowMatchEulerDiscreteScheduler" in names:
+    if issubclass(base, FlowMatchEulerDiscreteScheduler):
         return _set_flow
     return None
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from lmlangevin.core import (
@@ -23,13 +27,20 @@ from lmlangevin.core import (
 )
 from lmlangevin.schedulers import presets
 from lmlangevin.schedulers.grids import grid_setter
-from lmlangevin.schedulers.levels import Level, draws_noise, find_index, run_levels
-from lmlangevin.schedulers.noise import alpha_bar, noise_coordinates, prediction_from_noise
+from lmlangevin.schedulers.levels import Level, find_index, response, run_levels
+from lmlangevin.schedulers.noise import (
+    FLOW,
+    alpha_bar,
+    configured,
+    level_index,
+    noise_coordinates,
+    prediction_from_noise,
+    prediction_kind,
+)
 
 logger = logging.getLogger("lmlangevin")
 
 PLACEMENTS = ("score", "reference")
-FLOW_EULER = "FlowMatchEulerDiscreteScheduler"
 
 LML_DEFAULTS: dict[str, Any] = {
     "gain": None,
@@ -68,6 +79,24 @@ def _notice_idle(steps: int) -> None:
         )
 
 
+class Settings(NamedTuple):
+    """The LML part of a configuration, as it was when a run began.
+
+    Attributes:
+        enabled: Whether anything is corrected.
+        record: Whether each step's `LMLInfo` is kept.
+        placement: `"score"` or `"reference"`.
+        config: The settings of the correction.
+        schedule: The calibrated schedule, None with another control.
+    """
+
+    enabled: bool
+    record: bool
+    placement: str
+    config: LMLConfig
+    schedule: CalibratedSchedule | None
+
+
 class LMLSchedulerMixin:
     """The part that is the same for every base; `with_lml` puts it in front of one.
 
@@ -85,7 +114,14 @@ class LMLSchedulerMixin:
     register_to_config: Any
 
     def _lml_setup(self) -> None:
-        """Validate the configuration, fill in the preset and start with no history. Called once, by `__init__`."""
+        """Read the configuration and start with no history. Called once, by `__init__`."""
+        self._lml_begin_run()
+        self._lml_built = True
+        if self._lml_planned and self._lml_settings.enabled:
+            self._lml_plan()  # LMS has timesteps from its constructor on
+
+    def _lml_read_settings(self) -> Settings:
+        """Validate the configuration, which `register_to_config` may have changed, and fill in the preset."""
         config = self.config
         if config.placement not in PLACEMENTS:
             raise LMLError(f"placement={config.placement!r} is unknown; give 'score' or 'reference'.")
@@ -94,21 +130,25 @@ class LMLSchedulerMixin:
                 raise LMLError(f"{name}={config[name]!r} is not a boolean; give True or False.")
         if config.placement == "reference":
             self._check_reference()
-        if getattr(config, "skip_prk_steps", True) is False:
+        if configured(self, "skip_prk_steps") is False:
             raise LMLError(
                 "skip_prk_steps=False makes PNDM evaluate the network four times an interval, and LML's history would "
                 "mix them; give skip_prk_steps=True."
             )
         if config.control == "adaptive":
             self._check_adaptive()
-        self._lml_read_schedule()
+        schedule = self._lml_read_schedule()
         self._lml_resolve_preset()
-        self._lml_config = self._lml_read_config()
-        self.lml_history = []
-        self._lml_reset()
-        self._lml_built = True
-        if self.config.control != "constant" and getattr(self, "num_inference_steps", None) is not None:
-            self._lml_plan()  # LMS has timesteps from its constructor on
+        config = self.config
+        correction = LMLConfig(
+            kappa=config.kappa,
+            damping=config.damping,
+            gain=config.gain,
+            damping_mode=config.damping_mode,
+            rank=config.rank,
+            control=config.control,
+        )
+        return Settings(config.lml_enabled, config.record, config.placement, correction, schedule)
 
     def _check_adaptive(self) -> None:
         """Refuse what the adaptive control would take for an error of the solver and repair."""
@@ -118,34 +158,35 @@ class LMLSchedulerMixin:
                 "with control='adaptive'."
             )
         for name in ("clip_sample", "thresholding"):
-            if self.config.get(name):
+            if configured(self, name):
                 raise LMLError(
                     f"{name}=True changes what the network predicts within the step, which control='adaptive' would "
                     f"take for an error and repair; give {name}=False, or control='constant'."
                 )
 
-    def _lml_read_schedule(self) -> None:
-        """Validate `calibrated_steps`, and that there is one exactly where it is used."""
+    def _lml_read_schedule(self) -> CalibratedSchedule | None:
+        """Return the schedule of `calibrated_steps`, which is there exactly where it is used."""
         given, control = self.config.calibrated_steps, self.config.control
         if (control == "calibrated") != (given is not None):
             raise LMLError(
                 f"control={control!r} with calibrated_steps={'None' if given is None else '{...}'}: the two go "
                 "together; give both, or apply_lml(pipe, control='calibrated', calibration=FILE), which does."
             )
-        self._lml_schedule = None if given is None else CalibratedSchedule.from_config(given)
-        if self._lml_schedule is None:
-            return
+        if given is None:
+            return None
+        schedule = CalibratedSchedule.from_config(given)
         if self.config.placement != "score":
             raise LMLError(
                 f"placement={self.config.placement!r} is the paper's, with constant damping; give placement='score' "
                 "with control='calibrated'."
             )
-        if self._lml_schedule.sigmas is not None and grid_setter(self._lml_base) is None:
+        if schedule.sigmas is not None and grid_setter(self._lml_base) is None:
             raise LMLError(
                 f"calibrated_steps has a time grid, and {self._lml_base.__name__} takes none; give "
                 "EulerDiscreteScheduler, UniPCMultistepScheduler or FlowMatchEulerDiscreteScheduler, or a calibration "
                 "of gains alone."
             )
+        return schedule
 
     def _lml_resolve_preset(self) -> None:
         """Write the preset's gain into the configuration where the user gave none, with the preset's label."""
@@ -173,23 +214,11 @@ class LMLSchedulerMixin:
             return  # a scheduler that is switched off needs no gain
         self.register_to_config(gain=found.gain, preset=found.label)
 
-    def _lml_read_config(self) -> LMLConfig:
-        config = self.config
-        return LMLConfig(
-            kappa=config.kappa,
-            damping=config.damping,
-            gain=config.gain,
-            damping_mode=config.damping_mode,
-            rank=config.rank,
-            control=config.control,
-        )
-
     def _check_reference(self) -> None:
         name = self._lml_base.__name__
-        parents = {parent.__name__ for parent in self._lml_base.__mro__}
-        if "DDIMScheduler" in parents:
+        if issubclass(self._lml_base, DDIMScheduler):
             return
-        if FLOW_EULER in parents:
+        if issubclass(self._lml_base, FlowMatchEulerDiscreteScheduler):
             if self.config.stochastic_sampling:
                 raise LMLError(
                     "placement='reference' is not defined for stochastic_sampling=True, whose step is no multiple of "
@@ -209,72 +238,125 @@ class LMLSchedulerMixin:
 
     # State ----------------------------------------------------------------------------------------------------------
 
-    def _lml_reset(self) -> None:
-        self._lml_state = LMLState()
-        self._lml_adaptive = AdaptiveState()
-        self._lml_output: Tensor | None = None
-        self._lml_calls = 0
+    def _lml_begin_run(self) -> None:
+        self._lml_settings = self._lml_read_settings()
+        self.lml_history = []
+        self._reset_stateful_cache()
         self._lml_first = 0
+        self._lml_position = 0
+        self._lml_next: int | None = None  # the position that comes next, None before the first step
 
     def _reset_stateful_cache(self) -> None:
         """Free the kept predictions; diffusers calls this when a pipeline has finished."""
         self._lml_state = LMLState()
         self._lml_adaptive = AdaptiveState()
-        self._lml_output = None
+        self._lml_output: Tensor | None = None
 
-    def _lml_begin_run(self) -> None:
-        # The configuration may have been changed through register_to_config since the last run.
-        self._lml_resolve_preset()
-        self._lml_config = self._lml_read_config()
-        self._lml_read_schedule()
-        self.lml_history = []
-        self._lml_reset()
+    @contextlib.contextmanager
+    def _lml_all_or_nothing(self) -> Iterator[None]:
+        """Put the scheduler back as it was if what is done with it fails, so that the same can be tried again."""
+        before = dict(self.__dict__)
+        lists = [(value, list(value)) for value in before.values() if isinstance(value, list)]
+        try:
+            yield
+        except BaseException:
+            for value, content in lists:
+                value[:] = content
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
 
     @property
     def _lml_active(self) -> bool:
-        return self.config.lml_enabled and not (
-            self._lml_config.control == "constant" and self._lml_config.resolved()[0] == 0
-        )
+        settings = self._lml_settings
+        return settings.enabled and not (settings.config.control == "constant" and settings.config.resolved()[0] == 0)
 
-    def _lml_count_step(self) -> None:
-        # Counted, and not found from the timestep's value: rounded grids repeat values, and PNDM does so by design.
-        remaining = len(self.timesteps) - (getattr(self, "begin_index", None) or 0)
-        self._lml_calls += 1
-        if self._lml_calls > remaining:
+    def _lml_plan(self) -> None:
+        """Read the run's plan, once: after `set_timesteps`, and never in a step."""
+        self._lml_timesteps: Tensor = self.timesteps
+        self._lml_values: list[float] = self.timesteps.tolist()
+        if self._lml_settings.config.control == "adaptive":
+            self._lml_plan_adaptive()
+
+    def _lml_enter(self, timestep: Any) -> None:
+        """Find where in the run this step is.
+
+        Raises:
+            LMLError: If it is not the step that comes next.
+        """
+        begins = self._lml_next is None
+        if begins and self.timesteps is not self._lml_timesteps:
+            self._lml_plan()  # someone else set them
+        planned = len(self._lml_values)
+        if self._lml_next == planned:
             raise LMLError(
-                f"step was called {self._lml_calls} times since set_timesteps, which planned {remaining}; call "
+                f"step was called {planned - self._lml_first + 1} times since set_timesteps, which planned "
+                f"{planned - self._lml_first}; call set_timesteps before every run, and use one call of step per "
+                "timestep."
+            )
+        found = find_index(self._lml_timesteps, self._lml_values, timestep, self._lml_next)
+        if found is None:
+            raise LMLError(f"timestep={timestep} is none of this run's; give step those of scheduler.timesteps.")
+        if begins:
+            self._lml_first = found
+        elif found != self._lml_next:
+            raise LMLError(
+                f"timestep={timestep} is number {found} of this run, and number {self._lml_next} comes next; call "
                 "set_timesteps before every run, and use one call of step per timestep."
             )
+        self._lml_position = found
+        if begins and self._lml_settings.config.control == "adaptive":
+            self._lml_judge(self._lml_index(timestep))
+
+    def _lml_leave(self, output: Tensor) -> None:
+        """Count the step, and free what was kept for the next one if there is none."""
+        self._lml_next = self._lml_position + 1
+        if self._lml_next == len(self._lml_values):
+            self._reset_stateful_cache()
+        elif self._lml_adaptive.levels:
+            # A copy, since what was handed out may be written to.
+            self._lml_output = output.detach().clone()
+
+    def _lml_index(self, timestep: Any) -> int:
+        """Return the index of this step's level: the base's, where it counts, for it may begin somewhere else."""
+        return level_index(self, timestep) if hasattr(self, "step_index") else self._lml_position
 
     def _lml_correct(self, n: Tensor, timestep: Any = None) -> Tensor:
-        if self._lml_schedule is not None:
+        settings = self._lml_settings
+        if settings.schedule is not None:
             index = self._lml_index(timestep)
-            corrected, self._lml_state, info = correct_scheduled(n, self._lml_state, self._lml_schedule, index)
+            corrected, self._lml_state, info = correct_scheduled(n, self._lml_state, settings.schedule, index)
         else:
-            corrected, self._lml_state, info = correct(n, self._lml_state, self._lml_config)
-        if self.config.record:
+            corrected, self._lml_state, info = correct(n, self._lml_state, settings.config)
+        if settings.record:
             self.lml_history.append(info)
         return corrected
 
     # The adaptive control -------------------------------------------------------------------------------------------
 
-    def _lml_plan(self) -> None:
-        """Read the run's plan, once: after `set_timesteps`, and never in a step."""
-        self._lml_timesteps: list[float] = self.timesteps.tolist()
-        if self.config.control == "adaptive":
-            self._lml_plan_adaptive()
-
     def _lml_plan_adaptive(self) -> None:
         self._lml_levels: list[Level] = run_levels(self)
-        self._lml_trust = run_trust([math.exp(level.log) for level in self._lml_levels[:-1]])
-        if self._lml_trust == 0:
-            _notice_idle(len(self._lml_levels) - 1)
-        if draws_noise(self, self._lml_base.step, self.timesteps):
+        moved = response(self, self._lml_base.step, self.timesteps)
+        if moved is None:
             raise LMLError(
                 f"control='adaptive' repairs what a solver of the ODE missed, and {self._lml_base.__name__} draws "
                 "noise in its steps; give control='constant', or a solver without noise such as "
                 "DPMSolverMultistepScheduler."
             )
+        # A step adds (s_next - s) n. Some flows predict x0 - eps, the negative of n.
+        stride = self._lml_levels[1].value - self._lml_levels[0].value
+        self._lml_sign = -1 if prediction_kind(self) == FLOW and moved * stride < 0 else 1
+        self._lml_trust = self._lml_run_trust(0)
+
+    def _lml_run_trust(self, start: int) -> float:
+        return run_trust([math.exp(level.log) for level in self._lml_levels[start:-1]])
+
+    def _lml_judge(self, start: int) -> None:
+        """Settle how far a run is trusted, by the levels that it visits: it may begin inside the plan."""
+        if start:
+            self._lml_trust = self._lml_run_trust(start)
+        if self._lml_trust == 0:
+            _notice_idle(len(self._lml_levels) - 1 - start)
 
     def _lml_adapted(self, model_output: Tensor, timestep: Any, sample: Tensor) -> tuple[Tensor, Tensor]:
         """Return the network's output and the sample that the solver is to see."""
@@ -284,10 +366,10 @@ class LMLSchedulerMixin:
         n, _ = noise_coordinates(self, prediction, timestep, sample)
         index = self._lml_index(timestep)
         level = self._lml_levels[index]
-        last = index + 2 == len(self._lml_levels)
+        last = index + 2 >= len(self._lml_levels)
         wide = torch.promote_types(sample.dtype, torch.float32)
         adapted = adapt(
-            n,
+            n if self._lml_sign > 0 else -n,
             sample.to(wide) / level.scale,
             level.value,
             0.0 if last else self._lml_levels[index + 1].value,
@@ -298,33 +380,22 @@ class LMLSchedulerMixin:
             state_dtype=sample.dtype,
         )
         self._lml_adaptive = adapted.state
-        if self.config.record:
+        if self._lml_settings.record:
             self.lml_history.append(adapted.info)
         if adapted.prediction is None or adapted.shift is None:
             return model_output, sample
         moved = sample.to(wide) + level.scale * adapted.shift
-        corrected = prediction_from_noise(self, adapted.prediction, timestep, moved).to(prediction.dtype)
+        n = adapted.prediction if self._lml_sign > 0 else -adapted.prediction
+        corrected = prediction_from_noise(self, n, timestep, moved).to(prediction.dtype)
         output = torch.cat([corrected, model_output[:, channels:]], dim=1) if learned else corrected
         return output, moved.to(sample.dtype)
 
-    def _lml_index(self, timestep: Any) -> int:
-        scheduler: Any = self
-        if not hasattr(scheduler, "step_index"):
-            if self._lml_calls == 1:
-                self._lml_first = find_index(self.timesteps, self._lml_timesteps, timestep)
-            return self._lml_first + self._lml_calls - 1
-        if scheduler.step_index is None:
-            # The base does this at the top of its step; done here it is not done twice.
-            scheduler._init_step_index(timestep)
-        index: Any = scheduler.step_index
-        return index
-
     def _lml_untouched(self, sample: Tensor) -> Tensor | None:
-        """Return per sample whether it is what the last step returned; None where it is the very same tensor."""
+        """Return per sample whether it is what the last step returned; None before the second step."""
         last = self._lml_output
-        if last is None or sample is last or last.shape != sample.shape or last.device != sample.device:
+        if last is None or last.shape != sample.shape or last.device != sample.device:
             return None
-        return (sample == last).flatten(1).all(dim=1)
+        return (sample == last.to(sample.dtype)).flatten(1).all(dim=1)
 
     # The two placements ---------------------------------------------------------------------------------------------
 

@@ -6,13 +6,71 @@ knowledge in other coordinates, so it is corrected as the noise it implies: two 
 
 from __future__ import annotations
 
+import copy
+import functools
+import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
 
-DIRECT = ("epsilon", "flow_prediction")
+FLOW = "flow_prediction"
+
+DIRECT = ("epsilon", FLOW)
 """Prediction types that are themselves what LML corrects."""
+
+_LARGEST_SIGMA = 1.001
+"""Largest sigma of a flow, with what float32 may round."""
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Return whether a scheduler samples flows, x = (1 - s) x0 + s eps.
+
+    A class that takes `prediction_type` or `use_flow_sigmas` samples what its configuration says. Any other class
+    samples one kind of model: flows, if it keeps its levels as `sigmas` within [0, 1] and has no table of alphas. Names
+    of classes are not asked.
+
+    Args:
+        scheduler: A diffusers scheduler, with LML or without, planned or not.
+    """
+    if configured(scheduler, "use_flow_sigmas"):
+        return True
+    kind = configured(scheduler, "prediction_type")
+    if kind is not None:
+        return kind == FLOW
+    if hasattr(scheduler, "alphas") or hasattr(scheduler, "alphas_cumprod") or not hasattr(scheduler, "sigmas"):
+        return False
+    if scheduler.sigmas is None:
+        scheduler = copy.deepcopy(scheduler)
+        scheduler.set_timesteps(4)
+    sigmas = torch.as_tensor(scheduler.sigmas)
+    return bool((sigmas >= 0).all()) and bool((sigmas <= _LARGEST_SIGMA).all())
+
+
+def prediction_kind(scheduler: Any) -> str:
+    """Return what a scheduler's model predicts, in diffusers' words: `"epsilon"`, `"v_prediction"`, ...
+
+    Args:
+        scheduler: A diffusers scheduler, with LML or without.
+    """
+    return configured(scheduler, "prediction_type") or (FLOW if is_flow(scheduler) else "epsilon")
+
+
+def configured(scheduler: Any, key: str) -> Any:
+    """Return a key of a scheduler's configuration, None where its class does not take the key.
+
+    diffusers keeps the keys of other classes in a configuration, for those that are made from it later.
+    """
+    return scheduler.config.get(key) if key in _accepted(type(scheduler)) else None
+
+
+@functools.cache
+def _accepted(cls: type) -> frozenset[str]:
+    """Return the configuration keys of a class.
+
+    A subclass may hand arguments on to its base without naming them, so that the bases are asked as well.
+    """
+    return frozenset(name for kin in cls.__mro__ for name in inspect.signature(kin.__init__).parameters)
 
 
 def alpha_bar(scheduler: Any, timestep: Any) -> Tensor:
@@ -36,6 +94,22 @@ def alpha_bar(scheduler: Any, timestep: Any) -> Tensor:
     return torch.where(index >= 0, value, final.to(device, non_blocking=True))
 
 
+def level_index(scheduler: Any, timestep: Any) -> int:
+    """Return the index of a step's level in `sigmas`, for a scheduler that counts its steps by itself.
+
+    Args:
+        scheduler: A scheduler with a `step_index`.
+        timestep: The step's timestep, which says where a run begins.
+    """
+    if scheduler.step_index is None and hasattr(scheduler, "_init_step_index"):
+        # The base does this at the top of its step; done here it is not done twice.
+        scheduler._init_step_index(timestep)
+    if scheduler.step_index is not None:
+        return scheduler.step_index
+    begin = scheduler.begin_index
+    return scheduler.index_for_timestep(timestep) if begin is None else begin
+
+
 def signal_and_noise(scheduler: Any, timestep: Any, sample: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return (alpha, sigma, x) with x = alpha x0 + sigma eps the noised sample of this step.
 
@@ -44,11 +118,8 @@ def signal_and_noise(scheduler: Any, timestep: Any, sample: Tensor) -> tuple[Ten
     if not hasattr(scheduler, "step_index"):
         abar = alpha_bar(scheduler, timestep)
         return abar.sqrt(), (1 - abar).sqrt(), sample
-    if scheduler.step_index is None:
-        # The base does this at the top of its step; done here it is not done twice.
-        scheduler._init_step_index(timestep)
-    ratio = scheduler.sigmas[scheduler.step_index]
-    if scheduler.config.get("use_flow_sigmas"):
+    ratio = scheduler.sigmas[level_index(scheduler, timestep)]
+    if is_flow(scheduler):
         return 1 - ratio, ratio, sample
     alpha = torch.rsqrt(1 + ratio * ratio)
     carries_ratio = hasattr(scheduler, "is_scale_input_called")
@@ -69,8 +140,8 @@ def noise_coordinates(
     Returns:
         The noise n, and the factor f such that a change of n by dn changes the prediction by f * dn.
     """
-    kind = getattr(scheduler.config, "prediction_type", "epsilon")
-    if kind in DIRECT:
+    kind = configured(scheduler, "prediction_type")
+    if kind is None or kind in DIRECT:
         return prediction, 1.0
     alpha, sigma, x = signal_and_noise(scheduler, timestep, sample)
     wide = torch.promote_types(prediction.dtype, torch.float32)
@@ -89,8 +160,8 @@ def prediction_from_noise(scheduler: Any, n: Tensor, timestep: Any, sample: Tens
         timestep: The step's timestep.
         sample: The solver's sample that the prediction is to belong to, of the same shape.
     """
-    kind = getattr(scheduler.config, "prediction_type", "epsilon")
-    if kind in DIRECT:
+    kind = configured(scheduler, "prediction_type")
+    if kind is None or kind in DIRECT:
         return n
     alpha, sigma, x = signal_and_noise(scheduler, timestep, sample)
     return (n - sigma * x) / alpha if kind == "v_prediction" else (x - sigma * n) / alpha

@@ -22,6 +22,7 @@ from lmlangevin.schedulers.choice import default_control, default_preset, measur
 from lmlangevin.schedulers.factory import with_lml
 from lmlangevin.schedulers.mixin import LML_DEFAULTS, LMLSchedulerMixin
 from lmlangevin.schedulers.names import find_scheduler, sampler_config
+from lmlangevin.schedulers.noise import configured, is_flow
 from lmlangevin.schedulers.presets import Preset
 from lmlangevin.schedulers.refused import refusal
 
@@ -29,9 +30,6 @@ logger = logging.getLogger("lmlangevin")
 
 _MEASURED_PIPELINES = ("DDPMPipeline", "DDIMPipeline")
 """Unconditional pixel models, which the presets and the adaptive control were measured on."""
-
-_FLOWS = ("FlowMatch", "LTXEulerAncestralRF", "MiniMaxH3")
-"""How the names of the schedulers begin that know flows alone."""
 
 _noticed = False
 
@@ -99,19 +97,15 @@ def apply_lml(
     fitted = _read_calibration(control, calibration, guidance_scale)
     if fitted is not None and scheduler is None:
         scheduler = getattr(diffusers, fitted.fingerprint["scheduler_class"])
-    replaced = getattr(current, "_lml_replaced", None)
-    config = _without_lml(current.config)
-    if scheduler is not None:
-        # From the configuration that the pipeline came with: one sampler's own keys would make another of the next.
-        replaced = replaced or (getattr(current, "_lml_base", type(current)), config)
-        config = replaced[1]
-    base, overrides = _choose(current, config, scheduler)
+    # From what the pipeline came with, whatever was applied before: one sampler's own keys would make another of the
+    # next.
+    own, config = _own(current)
+    base, overrides = _choose(own, config, scheduler)
     alone = measured and not chosen and control is None and scheduler is None
     sister = measured_sister(base, config) if alone else None
-    if sister is not None:
-        replaced, base = (base, config), sister
-    _check_flow(family, current, base, {**config, **overrides})
+    base = sister or base
     plain = base.from_config(config, **overrides)
+    _check_flow(family, own.from_config(config), plain)
     if scheduler is not None:
         _check_pixel_loop(pipe, plain)
     if control is None:
@@ -137,10 +131,10 @@ def apply_lml(
     if by_preset:
         settings |= {"gain": 0.0} if preset is None else {"gain": preset.gain, "preset": preset.label}
     pipe.scheduler = cls.from_config(config, **overrides, **settings)
-    if replaced is not None:
-        pipe.scheduler._lml_replaced = replaced
-        if sister is not None:
-            _notice_sister(replaced[0], sister)
+    if scheduler is not None or sister is not None:
+        pipe.scheduler._lml_replaced = own, config
+    if sister is not None:
+        _notice_sister(own, sister)
     if by_preset:
         _notice_preset(family, plain, preset, halved=not measured)
     return pipe
@@ -194,10 +188,15 @@ def remove_lml(pipe: Any) -> Any:
     """
     current = _scheduler_of(pipe)
     if isinstance(current, LMLSchedulerMixin):
-        base: Any = current._lml_base
-        base, config = getattr(current, "_lml_replaced", None) or (base, _without_lml(current.config))
+        base, config = _own(current)
         pipe.scheduler = base.from_config(config)
     return pipe
+
+
+def _own(current: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the class and the configuration of the plain scheduler that a pipeline came with."""
+    replaced = getattr(current, "_lml_replaced", None)
+    return replaced or (getattr(current, "_lml_base", type(current)), _without_lml(current.config))
 
 
 def _scheduler_of(pipe: Any) -> Any:
@@ -207,11 +206,11 @@ def _scheduler_of(pipe: Any) -> Any:
     return current
 
 
-def _choose(current: Any, config: Any, scheduler: str | type | None) -> tuple[Any, dict[str, Any]]:
+def _choose(own: Any, config: Any, scheduler: str | type | None) -> tuple[Any, dict[str, Any]]:
     if isinstance(scheduler, str):
         entry = find_scheduler(scheduler)
         return entry.base, sampler_config(entry, config)
-    base = type(current) if scheduler is None else scheduler
+    base = own if scheduler is None else scheduler
     if isinstance(base, type) and not hasattr(base, "from_config"):
         raise LMLError(f"scheduler={base.__name__} is no diffusers scheduler; give its class or a short name.")
     if not isinstance(base, type):
@@ -222,37 +221,22 @@ def _choose(current: Any, config: Any, scheduler: str | type | None) -> tuple[An
     return (base._lml_base if issubclass(base, LMLSchedulerMixin) else base), {}
 
 
-def is_flow(scheduler: Any) -> bool:
-    """Return whether a scheduler says that its model predicts a flow velocity."""
-    return _names_a_flow(type(scheduler)) or _flow_config(scheduler.config)
-
-
-def _names_a_flow(base: type) -> bool:
-    return any(kin.__name__.startswith(_FLOWS) for kin in base.__mro__)
-
-
-def _flow_config(config: Any) -> bool:
-    return config.get("prediction_type") == "flow_prediction" or bool(config.get("use_flow_sigmas"))
-
-
-def _check_flow(family: str, current: Any, base: Any, config: Any) -> None:
+def _check_flow(family: str, own: Any, plain: Any) -> None:
     """Refuse a sampler of flows for a model of noise, and one of noise for a flow."""
-    # Solvers for both take the flow's keys over from the configuration; others would ignore them.
-    both = "use_flow_sigmas" in inspect.signature(base.__init__).parameters
-    flow = _names_a_flow(base) or (both and _flow_config(config))
-    if flow and not is_flow(current):
+    flow, name = is_flow(plain), type(plain).__name__
+    if flow and not is_flow(own):
         raise LMLError(
-            f"scheduler={base.__name__} samples flow-matching models, and the model of this {family} predicts noise; "
+            f"scheduler={name} samples flow-matching models, and the model of this {family} predicts noise; "
             "give 'ddim', 'dpmpp-2m' or 'unipc'."
         )
-    if is_flow(current) and not flow:
+    if is_flow(own) and not flow:
         raise LMLError(
-            f"scheduler={base.__name__} samples models that predict noise, and the model of this {family} predicts a "
+            f"scheduler={name} samples models that predict noise, and the model of this {family} predicts a "
             "flow velocity; give 'flow-euler', 'flow-dpmpp-2m' or 'flow-unipc'."
         )
-    if flow and both and config.get("algorithm_type") in ("dpmsolver", "sde-dpmsolver"):
+    if flow and configured(plain, "algorithm_type") in ("dpmsolver", "sde-dpmsolver"):
         raise LMLError(
-            f"algorithm_type={config['algorithm_type']!r} of {base.__name__} takes no flow velocity, which the model "
+            f"algorithm_type={plain.config.algorithm_type!r} of {name} takes no flow velocity, which the model "
             f"of this {family} predicts; give 'flow-dpmpp-2m'."
         )
 
@@ -269,10 +253,8 @@ def _check_pixel_loop(pipe: Any, plain: Any) -> None:
 
 
 def _without_lml(config: Any) -> dict[str, Any]:
-    kept = {key: value for key, value in config.items() if key not in LML_DEFAULTS}
-    # Keys that nobody chose are left to the next class's own defaults, as diffusers' from_config does.
-    kept["_use_default_values"] = [key for key in config.get("_use_default_values", []) if key not in LML_DEFAULTS]
-    return kept
+    # Keys that nobody chose stay named under "_use_default_values": diffusers leaves those to the next class.
+    return {key: value for key, value in config.items() if key not in LML_DEFAULTS}
 
 
 def _notice_sister(base: type, sister: type) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lmlangevin.core import LMLError
+from lmlangevin.schedulers.noise import is_flow
 
 
 class Preset(NamedTuple):
@@ -76,9 +77,11 @@ def grid_key(base: type, config: Mapping[str, Any]) -> str:
             return key
     if own.get("use_lu_lambdas"):
         return "lu"
-    if own.get("use_flow_sigmas") or "timestep_spacing" not in own:
+    if own.get("use_flow_sigmas"):
         return "flow"
-    return str(own["timestep_spacing"])
+    if "timestep_spacing" in own:
+        return str(own["timestep_spacing"])
+    return "flow" if is_flow(base(**own)) else "default"
 
 
 def _own_keys(base: type, config: Mapping[str, Any]) -> dict[str, Any]:
