@@ -271,6 +271,39 @@ def test_zero_terminal_snr_is_not_adapted(unet: UNet2DModel) -> None:
         adaptive.set_timesteps(5)
 
 
+FIRST: list[dict[str, Any]] = [
+    {},
+    {"gain": 0.6, "rank": 3, "record": True},
+    {"control": "adaptive"},
+    {"scheduler": "dpmpp-2m", "gain": 0.3},
+    {"scheduler": "unipc"},
+]
+
+
+@pytest.mark.parametrize("second", [*FIRST, {"control": "constant"}, {"kappa": 0.2, "damping": 2.0}], ids=str)
+@pytest.mark.parametrize("base", [DDPMScheduler, DDIMScheduler])
+def test_the_second_call_is_what_it_is_alone(unet: UNet2DModel, table: Any, base: Any, second: dict[str, Any]) -> None:
+    """What was applied before is not seen, be it another sampler that was chosen or one that stood in."""
+
+    def fresh() -> Any:
+        return DDPMPipeline(unet, base(clip_sample=False))
+
+    try:
+        alone = apply_lml(fresh(), **second).scheduler
+    except LMLError:
+        alone = None  # no preset was measured
+    for first in FIRST:
+        pipe = apply_lml(apply_lml(fresh(), **first), **first)
+        if alone is None:
+            with pytest.raises(LMLError):
+                apply_lml(pipe, **second)
+            continue
+        apply_lml(pipe, **second)
+        assert type(pipe.scheduler) is type(alone) and dict(pipe.scheduler.config) == dict(alone.config)
+        remove_lml(pipe)
+        assert type(pipe.scheduler) is base and dict(pipe.scheduler.config) == dict(fresh().scheduler.config)
+
+
 def test_back_to_ddim_by_name_with_its_preset(pixel: Any, table: Any) -> None:
     apply_lml(pixel, scheduler="dpmpp-2m", gain=0.2)
     apply_lml(pixel, scheduler="ddim")
