@@ -249,3 +249,26 @@ def test_adapters_count_where_they_act(pipe: Any) -> None:
         assert active_adapters(adapted) == []
     adapted.merge_adapter()
     assert active_adapters(adapted) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_train_timesteps": 500},
+        {"beta_start": 0.0002},
+        {"beta_end": 0.03},
+        {"beta_schedule": "scaled_linear"},
+        {"trained_betas": torch.linspace(0.0001, 0.025, 1000).tolist()},
+        {"rescale_betas_zero_snr": True},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_grid_of_its_own_is_tied_to_the_noise_schedule(pipe: Any, change: dict[str, Any]) -> None:
+    """Each of these keys says what a level is, and a schedule that was fitted with another is refused."""
+    file = made_for(pipe)
+    other = EulerDiscreteScheduler.from_config(pipe.scheduler.config, **change)
+    now = fingerprint(pipe.unet, other, steps=3, guidance_scale=None, own_grid=True)
+    with pytest.raises(LMLError, match=f"scheduler_config.{next(iter(change))} was "):
+        file.check(now)
+    spaced = EulerDiscreteScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
+    file.check(fingerprint(pipe.unet, spaced, steps=3, guidance_scale=None, own_grid=True))
