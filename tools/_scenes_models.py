@@ -16,7 +16,7 @@ from lmlangevin.scenes import training_scenes
 TEXT_LENGTH = 24
 LATENT_CHANNELS = 4
 LATENT_NOISE = 0.05
-WIDTHS = {"scenes": (40, 80), "scenes-flow": (96,)}
+WIDTHS = {"scenes": (32, 64), "scenes-flow": (96,)}
 FLOW_SHIFT = 1.5
 T5_TOKENS = 256
 """Zero tokens that StableDiffusion3Pipeline appends where it has no T5 encoder, by default."""

@@ -11,6 +11,7 @@ know: what `--init` had seen, and how the training was started.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -24,14 +25,18 @@ from safetensors.torch import save_file
 from _scenes_models import diffusion_parts, diffusion_pipeline, flow_parts, flow_pipeline
 from _scenes_reader import any_scenes, distort
 from _training import averaged, newest
+from lmlangevin.evaluation import feature_statistics
 from lmlangevin.scenes import COLOURS, SHAPES, TEXTURES, Scenes, draw, read_scenes, sample_scenes
 from lmlangevin.scenes.reader import SceneReader
-from train_scenes import Latents
+from train_scenes import Latents, pictures
 
 ASSETS = Path(__file__).resolve().parent.parent / "src" / "lmlangevin" / "assets"
 LIMIT_BYTES = {"scenes": 6 * 2**20, "scenes-flow": 6 * 2**20, "reader": 2 * 2**20}
 TEST_SEED = 3 * 10**13
 """Fresh scenes for what a card measures; training uses seeds below 10^12 and from 10^13."""
+
+REFERENCE, REFERENCE_SEED = 10_000, 4 * 10**13
+"""Drawn scenes of the reference statistics of the protocol `scenes`."""
 
 LICENCE = "- Licence: that of the package. The pictures are drawn by the package; there is no other data."
 
@@ -142,6 +147,12 @@ def measure_reader(reader: SceneReader, strength: float) -> dict[str, Any]:
             "confusion": {name: counts.tolist() for name, counts in confusion.items()}}  # fmt: skip
 
 
+def reference_images(start: int, count: int) -> torch.Tensor:
+    """Return drawn scenes of the kind of training, uint8, of seeds that no training used."""
+    images, _ = pictures(list(range(REFERENCE_SEED + start, REFERENCE_SEED + start + count)))
+    return ((images + 1) * 127.5).round().byte()
+
+
 def export_reader(args: argparse.Namespace, part: Path) -> str:
     """Save the reader into a folder; returns the text of its card."""
     state = state_of(args.run)
@@ -151,6 +162,9 @@ def export_reader(args: argparse.Namespace, part: Path) -> str:
     reader = SceneReader()
     reader.load_state_dict({name: value.float() for name, value in weights.items()})
     reader.eval()
+    reader.weight_hash = hashlib.sha256((part / "model.safetensors").read_bytes()).hexdigest()
+    reference = (reference_images(start, 500) for start in range(0, REFERENCE, 500))
+    feature_statistics(reader, reference, protocol="scenes").save(part / "statistics.npz")
     rows, tables = [], []
     for title, strength in (("as drawn", 0.0), ("distorted by half", 0.5), ("distorted as in training", 1.0)):
         found = measure_reader(reader, strength)
@@ -175,6 +189,7 @@ the protocol `scenes` for a Frechet distance.
 {training_line(args, state)}. Scenes of one to three objects with all pairs of attributes, seven in ten of
   them blurred, noised at four scales, and changed in contrast and colour as few-step samplers do.
 - Weights: exponential moving average, float16.
+- `statistics.npz`: the features of {REFERENCE:,} drawn scenes of the kind of training, seeds from {REFERENCE_SEED:,}.
 {LICENCE}
 
 ## Measured

@@ -29,6 +29,7 @@ from _scenes_models import (
     LATENT_CHANNELS,
     LATENT_NOISE,
     T5_TOKENS,
+    WIDTHS,
     autoencoder,
     diffusion_parts,
     flow_parts,
@@ -253,9 +254,9 @@ def run_kind(args: argparse.Namespace) -> None:
         model: Any = autoencoder()
         loss = autoencoder_loss
     elif args.kind == "scenes":
-        model, loss = diffusion_parts(tuple(args.width) if args.width else (40, 80)), diffusion_loss
+        model, loss = diffusion_parts(tuple(args.width) if args.width else WIDTHS["scenes"]), diffusion_loss
     elif args.kind == "scenes-flow":
-        model, loss = flow_parts(tuple(args.width) if args.width else (96,)), flow_loss
+        model, loss = flow_parts(tuple(args.width) if args.width else WIDTHS["scenes-flow"]), flow_loss
     else:
         from _scenes_reader import reader_loss
         from lmlangevin.scenes.reader import SceneReader

@@ -81,7 +81,7 @@ MISTAKES = {
     "no such folder": (["nowhere", "default"], "give a folder of images"),
     "two runs": (["job", "default"], "give --run, or name"),
     "unknown run": (["job", "default", "--run", "images"], "has the runs plain, lml"),
-    "unknown protocol": (["job/lml", "default", "--protocol", "fid"], "give one of embedded-cifar10, tf-fid"),
+    "unknown protocol": (["job/lml", "default", "--protocol", "fid"], "give one of embedded-cifar10, scenes, tf-fid"),
     "one block": (["job/lml", "default", "--blocks", "1"], "give 2 or more"),
     "no reference": (["job/lml"], "see 'lml fid --help'"),
     "no number": (["job/lml", "default", "--blocks", "few"], "see 'lml fid --help'"),

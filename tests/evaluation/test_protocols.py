@@ -14,7 +14,7 @@ from lmlangevin.evaluation.protocols import PROTOCOLS, Preparation, check_count,
 
 
 def test_the_protocols_are_complete() -> None:
-    assert list(PROTOCOLS) == ["embedded-cifar10", "tf-fid", "pytorch-fid", "lml-coco"]
+    assert list(PROTOCOLS) == ["embedded-cifar10", "scenes", "tf-fid", "pytorch-fid", "lml-coco"]
     for name, protocol in PROTOCOLS.items():
         assert find_protocol(name) is protocol
         assert protocol.name == name
@@ -44,7 +44,7 @@ def test_protocols_cannot_be_changed() -> None:
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
     with pytest.raises(
-        LMLError, match="protocol 'fid': unknown; give one of embedded-cifar10, tf-fid, pytorch-fid, lml-"
+        LMLError, match="protocol 'fid': unknown; give one of embedded-cifar10, scenes, tf-fid, pytorch-fid, lml-"
     ):
         find_protocol("fid")
 

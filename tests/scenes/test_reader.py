@@ -50,3 +50,17 @@ def test_the_reader_is_frozen_small_and_loaded_once() -> None:
 def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(LMLError, match="images must have shape"):
         read_scenes(torch.zeros(shape))
+
+
+def test_the_protocol_tells_drawn_scenes_from_distorted_ones() -> None:
+    """Fresh drawn scenes are near the reference that comes with the package; noise moves them away."""
+    from lmlangevin.evaluation import feature_statistics, frechet_distance, load_extractor, load_reference_statistics
+
+    extractor, reference = load_extractor("scenes"), load_reference_statistics("scenes")
+    assert reference.n == 10_000 and reference.dim == 96
+    images = torch.cat([draw(sample_scenes(range(500 * k, 500 * k + 100 * k), k)) for k in (1, 2)])
+    noisy = (images + 0.1 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))).clamp(-1, 1)
+    near, far = (
+        frechet_distance(feature_statistics(extractor, part, protocol="scenes"), reference) for part in (images, noisy)
+    )
+    assert near < 0.5 * far

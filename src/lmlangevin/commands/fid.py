@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lmlangevin.evaluation.result import FidResult
 
 # Written out, because the table that holds them imports torch; a test keeps them equal.
-PROTOCOL_NAMES = "embedded-cifar10, tf-fid, pytorch-fid, lml-coco"
+PROTOCOL_NAMES = "embedded-cifar10, scenes, tf-fid, pytorch-fid, lml-coco"
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 

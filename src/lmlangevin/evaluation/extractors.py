@@ -272,4 +272,8 @@ def load_extractor(
     from lmlangevin.evaluation.features import load_feature_network
 
     check_device(device)
+    if chosen.extractor == "scenes":
+        from lmlangevin.scenes import load_reader
+
+        return load_reader(device)
     return load_feature_network().to(device)

@@ -26,9 +26,9 @@ PROTOCOL = "embedded-cifar10"
 EXTRACTOR = "lmlangevin-features-cifar10"
 
 
-def _as_float_images(images: Tensor, size: int | None) -> Tensor:
+def as_float_images(images: Tensor, size: int | None) -> Tensor:
     """Return float32 images in [-1, 1] from uint8 images in 0..255, or from floating images that are in [-1, 1]."""
-    expected = "(N, 3, 32, 32)" if size == 32 else "(N, 3, H, W)"
+    expected = "(N, 3, H, W)" if size is None else f"(N, 3, {size}, {size})"
     if images.ndim != 4 or images.shape[1] != 3 or (size is not None and images.shape[2:] != (size, size)):
         raise LMLError(f"images: shape {tuple(images.shape)}; give a batch of RGB images of shape {expected}")
     if images.dtype == torch.uint8:
@@ -98,7 +98,7 @@ class FeatureNetwork(nn.Module):
         Raises:
             LMLError: another shape or dtype.
         """
-        return self.trunk(_as_float_images(images, 32)).mean((2, 3))
+        return self.trunk(as_float_images(images, 32)).mean((2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         """Class logits, shape (N, classes), from images as `features` takes them."""
@@ -140,7 +140,7 @@ class RandomFeatureNetwork(nn.Module):
         Raises:
             LMLError: another shape or dtype.
         """
-        x = _as_float_images(images, None)
+        x = as_float_images(images, None)
         for index in range(3):
             weight: Tensor = getattr(self, f"weight{index}")
             x = F.relu(F.conv2d(x, weight, stride=2, padding=weight.shape[-1] // 2))

@@ -23,6 +23,7 @@ from lmlangevin.evaluation.frechet import (
 from lmlangevin.evaluation.protocols import (
     DEFAULT_PROTOCOL,
     PROTOCOLS,
+    WITH_REFERENCE,
     Protocol,
     check_count,
     count_note,
@@ -61,7 +62,8 @@ def fid(
 
     Args:
         generated: a folder of images, a folder or manifest of `lml generate`, or an .npz file of statistics.
-        reference: likewise, or `"default"` for the statistics that come with protocol `embedded-cifar10`.
+        reference: likewise, or `"default"` for the statistics that come with protocols `embedded-cifar10` and
+            `scenes`.
         protocol: a name that `find_protocol` takes, or a protocol of your own.
         run: which run of the manifest that `generated` names.
         blocks: also measure this many disjoint blocks of equal size of the generated images, in the order of their
@@ -171,7 +173,7 @@ def _check(
     if built_in is not None and find_protocol(protocol.name) != protocol:
         raise LMLError(f"protocol {protocol.name!r}: is the name of a built-in one; give yours another name")
     ours, theirs = sources
-    if theirs is None and protocol.name != DEFAULT_PROTOCOL:
+    if theirs is None and protocol.name not in WITH_REFERENCE:
         raise LMLError(
             f"reference 'default': protocol {protocol.name!r} has no statistics of its own; give images or an .npz file"
         )
@@ -211,7 +213,7 @@ def _load_stored(
     stored: list[FrechetStatistics | None] = []
     for source, n in zip(sources, (None, reference_n), strict=True):
         if not isinstance(source, StatisticsFile):
-            stored.append(load_reference_statistics() if source is None else None)
+            stored.append(load_reference_statistics(protocol.name) if source is None else None)
             continue
         side = FrechetStatistics.load(source.path, n=n)
         where = f"{source.argument} {source.name!r}"
@@ -327,8 +329,11 @@ def _notes(
     count = count_note(protocol, ours.n)
     if count is not None:
         notes.append(count)
-    if protocol.extractor == "embedded":
-        notes.append("The features are the embedded network's and not Inception's: no published FID compares with it.")
+    if protocol.extractor in ("embedded", "scenes"):
+        notes.append(
+            f"The features are the {protocol.extractor} network's and not Inception's: no published FID compares with "
+            "it."
+        )
         if not default:
             notes.append(
                 f"The reference is yours and not the protocol's ({protocol.reference}): compare within it only."

@@ -365,17 +365,19 @@ def feature_statistics(
     return statistics
 
 
-def load_reference_statistics() -> FrechetStatistics:
-    """Statistics of the 50,000 CIFAR-10 training images in the embedded network's features.
+def load_reference_statistics(protocol: str = "embedded-cifar10") -> FrechetStatistics:
+    """Load the reference statistics of a protocol that come with the package.
 
-    The images come from a JPEG re-encoded copy of CIFAR-10 and are neither cropped nor flipped.
-
-    Returns:
-        Statistics with protocol `embedded-cifar10`.
+    Args:
+        protocol: `"embedded-cifar10"`, the 50,000 CIFAR-10 training images in the embedded network's features (from a
+            JPEG re-encoded copy, neither cropped nor flipped), or `"scenes"`, 10,000 drawn scenes in the reader's.
 
     Raises:
-        LMLError: the asset is missing.
+        LMLError: the protocol brings none, or the asset is missing.
     """
     from lmlangevin.evaluation.features import ASSET
 
-    return FrechetStatistics.load(ASSET / "statistics.npz")
+    folders = {"embedded-cifar10": ASSET, "scenes": ASSET.with_name("scenes-reader")}
+    if protocol not in folders:
+        raise LMLError(f"protocol {protocol!r}: has no statistics of its own; give one of {', '.join(folders)}")
+    return FrechetStatistics.load(folders[protocol] / "statistics.npz")

@@ -30,7 +30,7 @@ class Protocol:
 
     Args:
         name: the word that statistics carry; those with another word are refused.
-        extractor: `"embedded"`, `"inception"`, or `"callable"` for one that the caller brings.
+        extractor: `"embedded"`, `"scenes"`, `"inception"`, or `"callable"` for one that the caller brings.
         num_images: how many generated images it asks for, N. Other counts are measured, with a note, or refused where
             it is strict.
         preparation: what is done to an image file, the key of the rule.
@@ -50,7 +50,7 @@ class Protocol:
     """
 
     name: str
-    extractor: Literal["embedded", "inception", "callable"]
+    extractor: Literal["embedded", "scenes", "inception", "callable"]
     num_images: int
     preparation: Preparation = Preparation.ANY
     size: int | None = None
@@ -67,8 +67,8 @@ class Protocol:
             raise LMLError(f"name {self.name!r}: give the word that statistics of this protocol carry")
         if self.num_images < 2:
             raise LMLError(f"num_images {self.num_images}: give the number of generated images, >= 2")
-        if self.extractor not in ("embedded", "inception", "callable"):
-            raise LMLError(f"extractor {self.extractor!r}: give 'embedded', 'inception' or 'callable'")
+        if self.extractor not in ("embedded", "scenes", "inception", "callable"):
+            raise LMLError(f"extractor {self.extractor!r}: give 'embedded', 'scenes', 'inception' or 'callable'")
         if (self.size is None) != (self.preparation is Preparation.ANY):
             raise LMLError(f"size {self.size}: give a side in pixels for EXACT and CROP, and None for ANY")
         if self.rule not in (("tf", "pytorch") if self.extractor == "inception" else ("",)):
@@ -95,6 +95,9 @@ class Protocol:
 
 _TF_RULE = "TensorFlow 1.x bilinear to 299x299 (no antialiasing, no half-pixel centres), then (x - 128) / 128"
 
+WITH_REFERENCE = (DEFAULT_PROTOCOL, "scenes")
+"""Protocols whose reference statistics come with the package."""
+
 PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
     {
         protocol.name: protocol
@@ -108,6 +111,16 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 resize="none: images are 32x32",
                 reference="the 50,000 CIFAR-10 training images (JPEG re-encoded), shipped as statistics.npz",
                 source="this package, assets/features-cifar10",
+            ),
+            Protocol(
+                name="scenes",
+                extractor="scenes",
+                num_images=10_000,
+                preparation=Preparation.EXACT,
+                size=64,
+                resize="none: images are 64x64",
+                reference="10,000 drawn scenes of the kind that the scenes models were trained on",
+                source="this package, assets/scenes-reader",
             ),
             Protocol(
                 name="tf-fid",

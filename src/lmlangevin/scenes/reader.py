@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmlangevin.core.errors import LMLError
+from lmlangevin.evaluation.features import as_float_images
 from lmlangevin.scenes.language import COLOURS, SHAPES, TEXTURES
 
 GRID = 16
@@ -55,23 +57,29 @@ class _Block(nn.Module):
 class SceneReader(nn.Module):
     """The network. Its features are those of the protocol `scenes` for a Frechet distance."""
 
-    features = 96
+    dim = 96
+    extractor = "lmlangevin-scenes-reader"
 
     def __init__(self) -> None:
         super().__init__()
+        self.weight_hash = ""
         self.stem = nn.Sequential(
             nn.Conv2d(3, 32, 3, padding=1),
             nn.SiLU(),
             nn.Conv2d(32, 48, 3, stride=2, padding=1),
             nn.SiLU(),
-            nn.Conv2d(48, self.features, 3, stride=2, padding=1),
+            nn.Conv2d(48, self.dim, 3, stride=2, padding=1),
         )
-        self.body = nn.Sequential(*(_Block(self.features, dilation) for dilation in (1, 2, 4, 1)))
-        self.head = nn.Conv2d(self.features, sum(SPLIT), 1)
+        self.body = nn.Sequential(*(_Block(self.dim, dilation) for dilation in (1, 2, 4, 1)))
+        self.head = nn.Conv2d(self.dim, sum(SPLIT), 1)
 
     def embed(self, images: Tensor) -> Tensor:
         """Map images (B, 3, 64, 64) in [-1, 1] to feature maps (B, 96, 16, 16)."""
         return F.silu(self.body(self.stem(images)))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, 64, 64), uint8 or floating in [-1, 1], to their mean features, float32 (B, 96)."""
+        return self.embed(as_float_images(images, 4 * GRID)).mean((2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, 3, 64, 64) in [-1, 1] to channels (B, 21, 16, 16), split as SPLIT says."""
@@ -86,6 +94,7 @@ def load_reader(device: str = "cpu") -> SceneReader:
     data = (resources.files("lmlangevin") / "assets" / "scenes-reader" / "model.safetensors").read_bytes()
     model = SceneReader()
     model.load_state_dict({name: value.float() for name, value in load(data).items()})
+    model.weight_hash = hashlib.sha256(data).hexdigest()
     return model.to(device).eval().requires_grad_(False)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,11 +31,7 @@ class SceneVqa:
     def __init__(self, device: str = "cpu") -> None:
         self._reader = load_reader(device)
         self._device = device
-        digest = hashlib.sha256()
-        for key, value in sorted(self._reader.state_dict().items()):
-            digest.update(key.encode())
-            digest.update(value.cpu().numpy().tobytes())
-        self.weight_hash = digest.hexdigest()
+        self.weight_hash = self._reader.weight_hash
 
     def prepare(self, path: Path) -> Tensor:
         """Read an image as float32 (3, 64, 64) in [-1, 1].
