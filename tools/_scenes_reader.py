@@ -74,7 +74,7 @@ def targets(scenes: Scenes) -> dict[str, Tensor]:
 
 def reader_loss(args: argparse.Namespace, model: Any) -> Callable[[int], Tensor]:
     """Return the loss of a step: presence, place, and three cross entropies near the objects."""
-    forward = torch.compile(model) if args.compile else model
+    forward = torch.compile(model)
 
     def loss_of(step: int) -> Tensor:
         share = args.batch // len(COUNTS) + 1

@@ -2,6 +2,9 @@
 
 A run folder holds the newest checkpoints (safetensors and json, written whole before they become visible) and
 `log.jsonl`. The batch of a step is a function of the step, so a resumed run sees the batches that it would have seen.
+
+Networks that upsample are not compiled: inductor of torch 2.13, on a CPU in bfloat16, runs the scatter of the nearest
+interpolation's gradient after the convolution that reads it, and nothing before the last upsampling learns.
 """
 
 from __future__ import annotations
@@ -36,7 +39,6 @@ def add_arguments(parser: ArgumentParser, *, batch: int, lr: float, ema: float) 
     parser.add_argument("--save-every", type=float, default=4.0, help="minutes between checkpoints")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the network: faster, minutes to start")
 
 
 def newest(run: Path) -> Path:

@@ -73,6 +73,9 @@ def export_pipeline(args: argparse.Namespace, part: Path) -> str:
     pipe = (flow_pipeline if flow else diffusion_pipeline)(parts, vae)
     pipe.to(torch.float16)
     pipe.save_pretrained(part, safe_serialization=True)
+    for file in part.glob("text_encoder*/config.json"):
+        # transformers would load the encoders in the dtype of their files, beside a float32 network of diffusers.
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
     network = parts["transformer"] if flow else parts["unet"]
     size = sum(p.numel() for p in network.parameters())
     what = (

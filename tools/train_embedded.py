@@ -49,7 +49,6 @@ def embedded_loss(args: argparse.Namespace, model: Any) -> Callable[[int], Tenso
     """Return the loss of a step: the multiscale error of the noise prediction on flipped CIFAR-10 images."""
     images = read_cifar10(args.data)[0]
     keep_float32(model)
-    network = torch.compile(model) if args.compile else model
     alpha, sigma = (level.float() for level in noise_levels())
     device = torch.device(args.device)
 
@@ -63,7 +62,7 @@ def embedded_loss(args: argparse.Namespace, model: Any) -> Callable[[int], Tenso
         noisy = alpha[t].view(-1, 1, 1, 1) * x0 + sigma[t].view(-1, 1, 1, 1) * noise
         noisy, noise = noisy.to(device), noise.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=not args.float32):
-            predicted = network(noisy, t.to(device)).sample
+            predicted = model(noisy, t.to(device)).sample
         return multiscale_loss(predicted.float() - noise, (sigma[t] / alpha[t]).to(device))
 
     return loss_of

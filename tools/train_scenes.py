@@ -1,7 +1,7 @@
 """Train the scenes models from nothing: the autoencoder, the diffusion model, the flow model, and the reader.
 
-    python tools/train_scenes.py autoencoder --run RUNS/autoencoder --minutes 30 --compile [--resume]
-    python tools/train_scenes.py scenes --run RUNS/scenes --autoencoder RUNS/autoencoder --minutes 120 --compile
+    python tools/train_scenes.py autoencoder --run RUNS/autoencoder --minutes 30 [--resume]
+    python tools/train_scenes.py scenes --run RUNS/scenes --autoencoder RUNS/autoencoder --minutes 120
     python tools/train_scenes.py scenes-flow --run RUNS/scenes-flow --autoencoder RUNS/autoencoder --minutes 120
     python tools/train_scenes.py reader --run RUNS/reader --minutes 30
     python tools/train_scenes.py all --run RUNS --minutes 300
@@ -95,13 +95,11 @@ def autoencoder_loss(args: argparse.Namespace, model: Any) -> Callable[[int], Te
         mean = model.quant_conv(model.encoder(images))[:, :LATENT_CHANNELS]
         return model.decoder(model.post_quant_conv(mean + LATENT_NOISE * noise)), mean
 
-    forward = torch.compile(run) if args.compile else run
-
     def loss_of(step: int) -> Tensor:
         images = pictures(seeds_of(step, args.batch, args.seed))[0].to(args.device)
         noise = torch.randn(args.batch, 4, 16, 16, generator=generator_of(step, args.seed)).to(args.device)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=not args.float32):
-            decoded, mean = forward(images, noise)
+            decoded, mean = run(images, noise)
         error = decoded.float() - images
         slopes = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
         size = mean.float().square().mean()
@@ -165,7 +163,7 @@ def diffusion_loss(args: argparse.Namespace, parts: nn.ModuleDict) -> Callable[[
     """Return the loss of a step: the squared error of the noise prediction."""
     stream = Latents(args)
     alpha, sigma = (level.view(-1, 1, 1, 1).to(args.device) for level in noise_schedule())
-    unet: Any = torch.compile(parts["unet"]) if args.compile else parts["unet"]
+    unet: Any = parts["unet"]
     encoder: Any = parts["text_encoder"]
 
     def loss_of(step: int) -> Tensor:
@@ -225,7 +223,6 @@ def flow_loss(args: argparse.Namespace, parts: nn.ModuleDict) -> Callable[[int],
     stream = Latents(args)
     transformer: Any = parts["transformer"]
     transformer.set_attn_processor(ZeroTokenAttention(T5_TOKENS))
-    network = torch.compile(transformer) if args.compile else transformer
     encoders: list[Any] = [parts["text_encoder"], parts["text_encoder_2"]]
 
     def loss_of(step: int) -> Tensor:
@@ -239,7 +236,7 @@ def flow_loss(args: argparse.Namespace, parts: nn.ModuleDict) -> Callable[[int],
             states = torch.cat([output.hidden_states[-2] for output in outputs], 2)
             pooled = torch.cat([output.text_embeds for output in outputs], 1)
             states = F.pad(states, (0, 0, 0, 1))
-            predicted = network(noisy, states, pooled, 1000 * level).sample
+            predicted = transformer(noisy, states, pooled, 1000 * level).sample
         return (predicted.float() - (noise - latents)).square().mean()
 
     return loss_of
