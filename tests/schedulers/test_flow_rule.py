@@ -88,6 +88,7 @@ class Network(torch.nn.Module):
         ("LMSDiscreteScheduler", {}, False),
         ("EulerDiscreteScheduler", {}, False),
         ("DDIMScheduler", {"prediction_type": "v_prediction"}, False),
+        ("DDIMScheduler", {"prediction_type": "flow_prediction"}, False),  # it cannot step with one
         ("CMStochasticIterativeScheduler", {}, False),
         ("KarrasVeScheduler", {}, False),
         ("SCMScheduler", {}, False),
@@ -105,7 +106,8 @@ def test_diffusers_schedulers(name: str, config: dict[str, Any], flow: bool) -> 
     marked = fingerprint(Network(), scheduler, steps=4, guidance_scale=None, own_grid=False)
     assert marked["flow"] is flow and marked["prediction_type"] == prediction_kind(scheduler)
     assert (presets.grid_key(base, scheduler.config) == "flow") is flow
-    assert (prediction_kind(scheduler) == "flow_prediction") is (flow and config != {"use_flow_sigmas": True})
+    kinds = {"flow_prediction", "epsilon" if "use_flow_sigmas" in config else "flow_prediction"}
+    assert prediction_kind(scheduler) in (kinds if flow else {config.get("prediction_type", "epsilon")})
 
 
 def test_the_named_samplers_say_the_same() -> None:
@@ -173,12 +175,18 @@ def test_a_flow_that_predicts_the_opposite_velocity() -> None:
 
 
 def test_apply_lml_asks_the_same_rule() -> None:
-    pipe = type("SomePipeline", (), {})()
+    pipe: Any = type("SomePipeline", (), {})()
     pipe.scheduler = MyScheduler(shift=3.0)
     with pytest.raises(LMLError, match="scheduler=DDIMScheduler samples models that predict noise"):
         apply_lml(pipe, scheduler="ddim", gain=0.1)
     apply_lml(pipe, scheduler="flow-dpmpp-2m", gain=0.1)
     assert isinstance(pipe.scheduler, DPMSolverMultistepScheduler) and is_flow(pipe.scheduler)
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift_terminal=0.1)  # which UniPC takes with flow sigmas alone
+    with pytest.raises(LMLError, match="scheduler=UniPCMultistepScheduler samples models that predict noise"):
+        apply_lml(pipe, scheduler="unipc", gain=0.1)
+    pipe.scheduler = UniPCMultistepScheduler(**FLOW)
+    with pytest.raises(LMLError, match="scheduler=DDIMScheduler samples models that predict noise"):
+        apply_lml(pipe, scheduler="ddim", gain=0.1)
     pipe.scheduler = FlowMatchNoiseScheduler(clip_sample=False)
     with pytest.raises(LMLError, match="scheduler=MyScheduler samples flow-matching models"):
         apply_lml(pipe, scheduler=MyScheduler, gain=0.1)

@@ -74,7 +74,7 @@ def test_two_threads_with_two_pipelines_start_from_the_plain_ones_noise() -> Non
 
     def run(scheduler: Any, seed: int) -> Tensor:
         g = torch.Generator().manual_seed(seed)
-        starts = []
+        starts, x = [], torch.zeros(1)
         for _ in range(15):
             scheduler.set_timesteps(6)
             starts.append(torch.randn(2, 2, 4, 4, generator=g))
@@ -107,7 +107,7 @@ def test_two_threads_with_two_pipelines_start_from_the_plain_ones_noise() -> Non
 
 
 def test_apply_lml_leaves_the_global_generator() -> None:
-    pipe = type("DDPMPipeline", (), {})()
+    pipe: Any = type("DDPMPipeline", (), {})()
     pipe.scheduler = EulerDiscreteScheduler()
     torch.manual_seed(4)
     expected = torch.randn(4)

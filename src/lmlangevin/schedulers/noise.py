@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,18 +27,15 @@ _LARGEST_SIGMA = 1.001
 def is_flow(scheduler: Any) -> bool:
     """Return whether a scheduler samples flows, x = (1 - s) x0 + s eps.
 
-    A class that takes `prediction_type` or `use_flow_sigmas` samples what its configuration says. Any other class
-    samples one kind of model: flows, if it keeps its levels as `sigmas` within [0, 1] and has no table of alphas. Names
-    of classes are not asked.
+    A class that takes `use_flow_sigmas` samples what its configuration says. Any other class samples one kind of model:
+    flows, if it keeps its levels as `sigmas` within [0, 1] and has no table of alphas. Names of classes are not asked.
 
     Args:
         scheduler: A diffusers scheduler, with LML or without, planned or not.
     """
-    if configured(scheduler, "use_flow_sigmas"):
-        return True
-    kind = configured(scheduler, "prediction_type")
-    if kind is not None:
-        return kind == FLOW
+    configured_flow = _configured_flow(type(scheduler), scheduler.config)
+    if configured_flow is not None:
+        return configured_flow
     if hasattr(scheduler, "alphas") or hasattr(scheduler, "alphas_cumprod") or not hasattr(scheduler, "sigmas"):
         return False
     if scheduler.sigmas is None:
@@ -45,6 +43,24 @@ def is_flow(scheduler: Any) -> bool:
         scheduler.set_timesteps(4)
     sigmas = torch.as_tensor(scheduler.sigmas)
     return bool((sigmas >= 0).all()) and bool((sigmas <= _LARGEST_SIGMA).all())
+
+
+def would_be_flow(base: Any, config: Mapping[str, Any]) -> bool:
+    """Return whether a scheduler class samples flows with a configuration, which it may refuse to be built from.
+
+    Args:
+        base: A diffusers scheduler class.
+        config: The configuration.
+    """
+    configured_flow = _configured_flow(base, config)
+    return is_flow(base.from_config(config)) if configured_flow is None else configured_flow
+
+
+def _configured_flow(cls: type, config: Mapping[str, Any]) -> bool | None:
+    """Return what a configuration says, None for a class that samples one kind of model whatever it says."""
+    if "use_flow_sigmas" not in _accepted(cls):
+        return None
+    return bool(config.get("use_flow_sigmas")) or config.get("prediction_type") == FLOW
 
 
 def prediction_kind(scheduler: Any) -> str:

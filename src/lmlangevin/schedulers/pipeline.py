@@ -22,7 +22,7 @@ from lmlangevin.schedulers.choice import default_control, default_preset, measur
 from lmlangevin.schedulers.factory import with_lml
 from lmlangevin.schedulers.mixin import LML_DEFAULTS, LMLSchedulerMixin
 from lmlangevin.schedulers.names import find_scheduler, sampler_config
-from lmlangevin.schedulers.noise import configured, is_flow
+from lmlangevin.schedulers.noise import is_flow, would_be_flow
 from lmlangevin.schedulers.presets import Preset
 from lmlangevin.schedulers.refused import refusal
 
@@ -104,8 +104,8 @@ def apply_lml(
     alone = measured and not chosen and control is None and scheduler is None
     sister = measured_sister(base, config) if alone else None
     base = sister or base
+    _check_flow(family, would_be_flow(own, config), base, {**config, **overrides})
     plain = base.from_config(config, **overrides)
-    _check_flow(family, own.from_config(config), plain)
     if scheduler is not None:
         _check_pixel_loop(pipe, plain)
     if control is None:
@@ -221,22 +221,23 @@ def _choose(own: Any, config: Any, scheduler: str | type | None) -> tuple[Any, d
     return (base._lml_base if issubclass(base, LMLSchedulerMixin) else base), {}
 
 
-def _check_flow(family: str, own: Any, plain: Any) -> None:
-    """Refuse a sampler of flows for a model of noise, and one of noise for a flow."""
-    flow, name = is_flow(plain), type(plain).__name__
-    if flow and not is_flow(own):
+def _check_flow(family: str, own: bool, base: Any, config: dict[str, Any]) -> None:
+    """Refuse a sampler of flows for a model of noise, and one of noise for a flow, which is what `own` says."""
+    flow, name = would_be_flow(base, config), base.__name__
+    if flow and not own:
         raise LMLError(
             f"scheduler={name} samples flow-matching models, and the model of this {family} predicts noise; "
             "give 'ddim', 'dpmpp-2m' or 'unipc'."
         )
-    if is_flow(own) and not flow:
+    if own and not flow:
         raise LMLError(
             f"scheduler={name} samples models that predict noise, and the model of this {family} predicts a "
             "flow velocity; give 'flow-euler', 'flow-dpmpp-2m' or 'flow-unipc'."
         )
-    if flow and configured(plain, "algorithm_type") in ("dpmsolver", "sde-dpmsolver"):
+    both = "use_flow_sigmas" in inspect.signature(base.__init__).parameters
+    if flow and both and config.get("algorithm_type") in ("dpmsolver", "sde-dpmsolver"):
         raise LMLError(
-            f"algorithm_type={plain.config.algorithm_type!r} of {name} takes no flow velocity, which the model "
+            f"algorithm_type={config['algorithm_type']!r} of {name} takes no flow velocity, which the model "
             f"of this {family} predicts; give 'flow-dpmpp-2m'."
         )
 
