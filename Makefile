@@ -14,7 +14,8 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/lml generate --model embedded --scheduler ddim --timestep-spacing trailing --steps 8 --num-images 512 --batch-size 64 --seed 0 --compare --overwrite --out demo
+	mkdir -p demo
+	$(BIN)/python examples/text_to_image.py --out demo/text_to_image.png
 
 # A test uses one core, and there are two at least.
 test: $(STAMP)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lmlangevin.evaluation import feature_statistics, frechet_distance
-from lmlangevin.generation.model_folder import model_source
 from lmlangevin.scenes import SCORES, load_reader, parse_prompt, read_scenes, scene_prompts, score_scene
+from lmlangevin.scenes.models import model_source
 
 SHAPE = (4, 16, 16)
 

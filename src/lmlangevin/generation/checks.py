@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lmlangevin.core.errors import LMLError
-from lmlangevin.generation.model_folder import SCENES, check_model_folder
+from lmlangevin.generation.model_folder import check_model_folder
+from lmlangevin.scenes.models import SCENES
 
 BUILT_IN = ("embedded", "analytic-cifar10")
 

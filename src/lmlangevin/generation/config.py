@@ -14,10 +14,11 @@ from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.checks import BUILT_IN, check_choice, check_device, check_model, flow_mismatch
 from lmlangevin.generation.conditions import Conditions
 from lmlangevin.generation.langevin import checked_step_size, steps_for
-from lmlangevin.generation.model_folder import SCENES, scheduler_of_folder
+from lmlangevin.generation.model_folder import scheduler_of_folder
 from lmlangevin.generation.prompts import Prompts, example_prompts
 from lmlangevin.generation.seeds import SEED_LIMIT
 from lmlangevin.generation.store import Place, as_place
+from lmlangevin.scenes.models import SCENES
 from lmlangevin.values import plain, take_numbers
 
 DTYPES = ("float32", "bfloat16", "float16")

@@ -13,8 +13,8 @@ from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.batches import part
 from lmlangevin.generation.images import read_png, to_uint8
 from lmlangevin.generation.manifest import image_name, run_names
-from lmlangevin.generation.model_folder import SCENES
 from lmlangevin.generation.store import Store
+from lmlangevin.scenes.models import SCENES
 
 if TYPE_CHECKING:
     from lmlangevin.evaluation import FeatureNetwork, FrechetStatistics

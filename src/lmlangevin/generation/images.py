@@ -225,7 +225,15 @@ def compare_picture(
     return rows_picture(rows, title=title, columns=columns, blocks=blocks)
 
 
-def rows_picture(rows: Sequence[Row], *, title: str, columns: int = COLUMNS, blocks: int | None = None) -> Image.Image:
+def rows_picture(
+    rows: Sequence[Row],
+    *,
+    title: str,
+    columns: int = COLUMNS,
+    blocks: int | None = None,
+    captions: Sequence[str] | None = None,
+    tile: int = TILE,
+) -> Image.Image:
     """Draw runs on the same seeds under each other, a row a run; what a row cannot hold goes on in a block below.
 
     Args:
@@ -233,12 +241,14 @@ def rows_picture(rows: Sequence[Row], *, title: str, columns: int = COLUMNS, blo
         title: One line at the top.
         columns: Images a row, at most.
         blocks: Blocks of rows, at most; None shows every image.
+        captions: A text to stand below each column, such as the prompts; None is none.
+        tile: See `enlarge`.
 
     Returns:
         An RGB picture.
     """
     shown = min(len(rows[0].pictures), columns * blocks) if blocks else len(rows[0].pictures)
-    tiles = [[enlarge(picture) for picture in row.pictures[:shown]] for row in rows]
+    tiles = [[enlarge(picture, tile) for picture in row.pictures[:shown]] for row in rows]
     columns = min(columns, shown)
     width, height = tiles[0][0].size
     font = ImageFont.load_default(FONT_SIZE)
@@ -247,6 +257,8 @@ def rows_picture(rows: Sequence[Row], *, title: str, columns: int = COLUMNS, blo
     heading = 6  # the first line is larger
     row_height = max(height, line * max(len(row.label) for row in rows) + heading)
     count = -(-shown // columns)
+    texts = ["\n".join(_wrap(text, font, width)) for text in captions[:shown]] if captions else [""] * shown
+    caption_height = line * max(text.count("\n") + 1 for text in texts) + GAP if captions else 0
     widths = [(font if index else bold).getlength(text) for row in rows for index, text in enumerate(row.label)]
     label_width = max(LABEL_WIDTH, int(max(widths, default=0)) + MARGIN)
     images_width = columns * (width + GAP)
@@ -254,7 +266,7 @@ def rows_picture(rows: Sequence[Row], *, title: str, columns: int = COLUMNS, blo
     title_width = int(bold.getlength(title))
     size = (
         2 * MARGIN + max(label_width + images_width, title_width),
-        2 * MARGIN + TITLE_HEIGHT + count * len(rows) * (row_height + GAP) + (count - 1) * BLOCK_GAP,
+        2 * MARGIN + TITLE_HEIGHT + count * (len(rows) * (row_height + GAP) + caption_height) + (count - 1) * BLOCK_GAP,
     )
     canvas = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(canvas)
@@ -268,5 +280,19 @@ def rows_picture(rows: Sequence[Row], *, title: str, columns: int = COLUMNS, blo
             for column, picture in enumerate(run[block * columns : (block + 1) * columns]):
                 canvas.paste(picture, (MARGIN + label_width + column * (width + GAP), top))
             top += row_height + GAP
-        top += BLOCK_GAP
+        for column, text in enumerate(texts[block * columns : (block + 1) * columns]):
+            draw.multiline_text((MARGIN + label_width + column * (width + GAP), top), text, fill=INK, font=font)
+        top += caption_height + BLOCK_GAP
     return canvas
+
+
+def _wrap(text: str, font: Any, width: int) -> list[str]:
+    """Break a text into lines of at most `width` pixels, words whole."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import json
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from lmlangevin.core.errors import LMLError
-
-SCENES = ("scenes", "scenes-flow")
-"""Text-to-image pipelines that come with the package."""
-
-
-def model_source(model: str) -> str:
-    """Return the folder or hub id that a model's name stands for."""
-    return str(resources.files("lmlangevin") / "assets" / model) if model in SCENES else model
+from lmlangevin.scenes.models import model_source
 
 
 def check_model_folder(folder: Path) -> None:

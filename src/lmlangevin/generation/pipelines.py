@@ -15,8 +15,8 @@ from torch import nn
 from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.checks import flow_mismatch
 from lmlangevin.generation.config import GenerateConfig
-from lmlangevin.generation.model_folder import model_source
 from lmlangevin.generation.models import LoadedModel
+from lmlangevin.scenes.models import model_source
 from lmlangevin.schedulers.calibrations import NETWORKS
 
 _FAILURES = (OSError, ValueError, ImportError, AttributeError, TypeError, KeyError, RuntimeError)

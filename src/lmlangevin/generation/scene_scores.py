@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmlangevin.generation.images import read_png
 from lmlangevin.generation.manifest import image_name, run_names
-from lmlangevin.generation.model_folder import SCENES
+from lmlangevin.scenes.models import SCENES
 
 if TYPE_CHECKING:
     from lmlangevin.generation.config import GenerateConfig

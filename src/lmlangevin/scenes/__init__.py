@@ -14,6 +14,7 @@ from lmlangevin.scenes.language import (
     parse_prompt,
     unknown_words,
 )
+from lmlangevin.scenes.models import SCENES, load_pipeline, model_source
 from lmlangevin.scenes.prompts import CATEGORIES, DEMO_PROMPTS, scene_prompts
 from lmlangevin.scenes.reader import SceneReader, SeenObject, load_reader, read_scenes
 from lmlangevin.scenes.scores import SCORES, SceneScore, matches, score_scene
@@ -23,6 +24,9 @@ __all__ = [
     "SceneScore",
     "SCORES",
     "read_scenes",
+    "SCENES",
+    "load_pipeline",
+    "model_source",
     "load_reader",
     "SeenObject",
     "SceneReader",
