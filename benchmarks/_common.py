@@ -17,6 +17,7 @@ import torch
 
 import lmlangevin
 from lmlangevin.evaluation import FrechetStatistics, feature_statistics, frechet_distance
+from lmlangevin.files import write_text
 from lmlangevin.generation.config import GenerateConfig
 from lmlangevin.generation.models import VP_CONFIG, load_model
 from lmlangevin.generation.sampling import sample, without_known_warnings
@@ -83,7 +84,4 @@ def save(path: Path, payload: dict[str, Any]) -> None:
         },
         **payload,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(record, indent=1) + "\n")

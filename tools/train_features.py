@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from _cifar import read_cifar10
 from lmlangevin.evaluation.features import FeatureNetwork
+from lmlangevin.files import atomic_write, write_text
 
 
 def parse() -> argparse.Namespace:
@@ -128,15 +128,13 @@ def train(args: argparse.Namespace) -> None:
             write(args.run / "model.safetensors", dict(network.state_dict()))
             arguments = {k: v for k, v in vars(args).items() if not isinstance(v, Path)}
             state = {"epoch": epoch + 1, "images": (epoch + 1) * per_epoch * args.batch, "arguments": arguments}
-            (args.run / "state.json.part").write_text(json.dumps(state, indent=1))
-            os.replace(args.run / "state.json.part", args.run / "state.json")
+            write_text(args.run / "state.json", json.dumps(state, indent=1))
 
 
 def write(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a safetensors file that is complete as soon as it is visible."""
-    part = path.with_name(path.name + ".part")
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, part)
-    os.replace(part, path)
+    with atomic_write(path) as part:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, part)
 
 
 def main() -> None:

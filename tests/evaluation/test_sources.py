@@ -216,11 +216,21 @@ def test_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
         assert torch.equal(made[0], made[1]) and torch.equal(made[0], torch.from_numpy(np.array(picture)))
 
 
-def test_more_than_8_bits_are_refused_and_not_clipped(tmp_path: Path) -> None:
+def test_values_of_16_bits_are_scaled_and_of_32_bits_refused(tmp_path: Path) -> None:
     array = np.random.default_rng(592).integers(0, 65536, (6, 6), dtype=np.uint16)
     Image.fromarray(array).save(tmp_path / "a.png")
-    with pytest.raises(LMLError, match=r"a.png' has values of more than 8 bits \(mode I;16\)"):
-        read_image(tmp_path / "a.png", ANY)
+    expected = torch.from_numpy(np.rint(array / 257).astype(np.uint8))
+    assert all(torch.equal(channel, expected) for channel in read_image(tmp_path / "a.png", ANY))
+
+
+def test_an_image_is_upright_and_opaque(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 32)).save(tmp_path / "a.jpg", exif=exif)
+    sizes = SizeCount()
+    assert read_image(tmp_path / "a.jpg", ANY, sizes=sizes).shape == (3, 64, 32) and sizes.counts == {(32, 64): 1}
+    Image.new("RGBA", (4, 4), (200, 0, 0, 0)).save(tmp_path / "b.png")
+    assert read_image(tmp_path / "b.png", ANY).unique().tolist() == [255]
 
 
 def test_sizes_that_change_start_a_new_batch(make_images: Callable[..., list[Path]], tmp_path: Path) -> None:

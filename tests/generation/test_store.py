@@ -10,6 +10,7 @@ import fsspec
 import pytest
 
 from lmlangevin.core import LMLError
+from lmlangevin.files import temporary_name
 from lmlangevin.generation import store as store_module
 from lmlangevin.generation.remote_store import RemoteStore
 from lmlangevin.generation.store import LocalStore, Store, open_store
@@ -75,7 +76,7 @@ def test_a_name_cannot_lead_elsewhere(name: str, store: Store) -> None:
 def test_what_was_left_half_written_is_neither_listed_nor_kept(store: Store) -> None:
     store.make_folders(["images"])
     store.write("images/a.png", b"whole")
-    half = f"{store_module.temporary_name('a.png')}"
+    half = temporary_name("a.png")
     if isinstance(store, LocalStore):
         (store._root / "images" / half).write_bytes(b"ha")
     elif isinstance(store, RemoteStore):

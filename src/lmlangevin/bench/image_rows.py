@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lmlangevin.bench.cells import default_grid
 from lmlangevin.bench.results import PartData
 from lmlangevin.bench.tables import number, title
+from lmlangevin.files import atomic_write
 from lmlangevin.generation import images as pictures
 from lmlangevin.schedulers.names import find_scheduler
 
@@ -78,13 +78,9 @@ def write_png(path: Path, picture: Image.Image, *, rare: bool = False) -> None:
         rare: Keep colours that few pixels have apart, at the price of a background that is not quite white.
     """
     method = Image.Quantize.MAXCOVERAGE if rare else Image.Quantize.MEDIANCUT
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        small = picture.convert("RGB").quantize(COLOURS, method=method, dither=Image.Dither.NONE)
-        small.save(temporary, format="PNG", optimize=True)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    small = picture.convert("RGB").quantize(COLOURS, method=method, dither=Image.Dither.NONE)
+    with atomic_write(path) as part:
+        small.save(part, format="PNG", optimize=True)
 
 
 def _image_rows(rows: Sequence[tuple[list[str], Any, tuple[int, int, int]]]) -> Image.Image:

@@ -20,6 +20,7 @@ from lmlangevin.bench.suite import Part
 from lmlangevin.core.damping import CALIBRATED
 from lmlangevin.core.errors import LMLError
 from lmlangevin.evaluation import FrechetStatistics, feature_statistics
+from lmlangevin.files import atomic_write
 from lmlangevin.generation.images import to_uint8
 from lmlangevin.generation.models import FLOW_CONFIG, VP_CONFIG
 from lmlangevin.generation.sampling import sample, without_known_warnings
@@ -327,7 +328,7 @@ class EmbeddedBench(BenchModel):
         del flow
         if self._cache is None:
             return self.sample(CONVERGED, advance)
-        from safetensors.torch import load_file, save_file
+        from safetensors.torch import load_file, save
 
         words = (
             self.identity(),
@@ -341,10 +342,9 @@ class EmbeddedBench(BenchModel):
         if path.is_file():
             return load_file(path)["solution"]
         images = self.sample(CONVERGED, advance).contiguous()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        save_file({"solution": images}, temporary)
-        os.replace(temporary, path)
+        with atomic_write(path) as part:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(save({"solution": images}))
         return images
 
     def solution_evaluations(self) -> int:

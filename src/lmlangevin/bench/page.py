@@ -15,7 +15,7 @@ from lmlangevin.bench.findings import Census
 from lmlangevin.bench.models import CONVERGED, REFERENCE_SAMPLES, RUNGE_KUTTA_STEPS
 from lmlangevin.bench.release import PUBLISHED_ELSEWHERE, PUBLISHED_LAMBDAS
 from lmlangevin.bench.results import MEASURES, Figures, PartData, SuiteData, read_suite
-from lmlangevin.bench.runner import BEST_GRID_NFE, WILD, write_atomically
+from lmlangevin.bench.runner import BEST_GRID_NFE, WILD
 from lmlangevin.bench.suite import MIXTURE, Suite
 from lmlangevin.bench.words import (
     best_words,
@@ -32,6 +32,7 @@ from lmlangevin.bench.words import (
     rounding_words,
     the_model,
 )
+from lmlangevin.files import write_text
 from lmlangevin.schedulers.names import find_scheduler
 
 NFE = 8
@@ -124,7 +125,7 @@ def write_page(suite: Suite, folder: Path, page: Path) -> Path:
     text = render_page(suite, folder)
     data = read_suite(suite, folder)
     write_figures(data, page.parent / images_folder(data))
-    write_atomically(page, text)
+    write_text(page, text)
     return page
 
 

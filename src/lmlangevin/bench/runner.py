@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from lmlangevin.bench.suite import IDENTITY, Part, Suite
 from lmlangevin.core.damping import CALIBRATED
 from lmlangevin.core.errors import LMLError
 from lmlangevin.evaluation import FrechetStatistics, frechet_distance
+from lmlangevin.files import read_json, write_text
 from lmlangevin.generation.manifest import package_versions
 from lmlangevin.schedulers.names import find_scheduler
 from lmlangevin.values import differing
@@ -91,7 +91,7 @@ class Results:
         """Write the file in one move; with `now=False` only if the last write is some seconds ago."""
         if not now and time.monotonic() - self._saved < SAVE_EVERY:
             return
-        write_atomically(self.path, _dump(self.record))
+        write_text(self.path, _dump(self.record))
         self._saved = time.monotonic()
 
 
@@ -111,10 +111,7 @@ def read_results(path: Path) -> dict[str, Any]:
     Raises:
         LMLError: If it is not one.
     """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise LMLError(f"path {str(path)!r} cannot be read as a result file ({error}); move it away.") from error
+    record = read_json(path, f"path {str(path)!r}", "move it away")
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise LMLError(f"path {str(path)!r} is no result file of lml bench; give another --out.")
     return record
@@ -347,19 +344,8 @@ def run_identity(suite: Suite, folder: Path, command: str) -> bool:
         for damping in asked.lambdas
     ]
     head = {"format": FORMAT, "command": command, "versions": package_versions(), "first_seed": asked.seed}
-    write_atomically(path, json.dumps(head | {"settings": settings, "rows": rows}, indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(head | {"settings": settings, "rows": rows}, indent=1, allow_nan=False) + "\n")
     return True
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file in one move, so that nobody ever reads half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def left_out(suite: Suite, parts: list[str]) -> list[Part]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from lmlangevin.calibration.config import CalibrateConfig
@@ -23,6 +22,7 @@ from lmlangevin.calibration.students import FirstOrderStudent, SolverStudent, St
 from lmlangevin.calibration.teacher import solve_teacher
 from lmlangevin.core.errors import LMLError
 from lmlangevin.core.scheduled import CalibratedSchedule
+from lmlangevin.files import atomic_write
 from lmlangevin.generation.manifest import package_versions
 from lmlangevin.generation.models import LoadedModel, load_model
 from lmlangevin.generation.sampling import without_known_warnings
@@ -234,9 +234,11 @@ class Calibration:
                     flow=self._predict.flow,
                     progress=report,
                 )
-                temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-                save_file({"start": start.cpu().contiguous(), "target": target.cpu().contiguous()}, temporary)
-                os.replace(temporary, path)
+                with atomic_write(path) as temporary:
+                    # As bytes, since safetensors has an error of its own for a file that cannot be written.
+                    temporary.write_bytes(
+                        save({"start": start.cpu().contiguous(), "target": target.cpu().contiguous()})
+                    )
             parts.append(load_file(path, device=config.device))
         # The fit's own arithmetic in float64 where there is one: y is a hundred times larger than what it ends as.
         wide = torch.float32 if config.device == "mps" else torch.float64

@@ -94,8 +94,9 @@ def _line(need: Need) -> str:
 
 
 def _run(config: Any, result: Path | None) -> None:
+    from lmlangevin.files import write_text
     from lmlangevin.generation.processes import AgreedError, join_processes
-    from lmlangevin.reproduce.record import dump, write_text
+    from lmlangevin.reproduce.record import dump
     from lmlangevin.reproduce.runner import reproduce as run
 
     with interruptible():

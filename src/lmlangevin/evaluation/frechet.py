@@ -7,7 +7,6 @@ features in place of data (Heusel et al., arXiv:1706.08500). It is biased by abo
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lmlangevin.core.errors import LMLError
+from lmlangevin.files import atomic_write
 
 if TYPE_CHECKING:
     from lmlangevin.evaluation.extractors import Extractor
@@ -167,8 +167,7 @@ class FrechetStatistics:
         target = Path(path)
         if target.suffix != ".npz":
             raise LMLError(f"path {str(path)!r}: give a file name that ends in .npz")
-        part = target.with_name(target.name + ".part")
-        with part.open("wb") as stream:
+        with atomic_write(target, f"path {str(path)!r}") as part, part.open("wb") as stream:
             np.savez(
                 stream,
                 mu=self.mean.numpy(),
@@ -178,7 +177,6 @@ class FrechetStatistics:
                 weight_hash=np.array(self.weight_hash),
                 protocol=np.array(self.protocol),
             )
-        os.replace(part, target)
 
     @classmethod
     def load(cls, path: str | Path, *, n: int | None = None) -> FrechetStatistics:

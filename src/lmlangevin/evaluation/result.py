@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lmlangevin._version import installed_versions
-from lmlangevin.core.errors import LMLError
 from lmlangevin.evaluation.blocks import BlockValues
 from lmlangevin.evaluation.frechet import LogFID
 from lmlangevin.evaluation.protocols import Protocol
+from lmlangevin.files import atomic_write
 
 FORMAT = "lmlangevin-fid-1"
 PACKAGES = ("torch", "torch-fidelity", "numpy", "pillow")
@@ -84,13 +82,5 @@ def write_result(result: FidResult, path: str | Path) -> None:
     """
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     content = {"format": FORMAT, "created": created, "versions": installed_versions(PACKAGES), **result.as_dict()}
-    target = Path(path)
-    part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with atomic_write(path, f"out {str(path)!r}") as part:
         part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(part, target)
-    except OSError as error:
-        raise LMLError(f"out {str(path)!r}: cannot be written ({error.strerror}); give another file") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)

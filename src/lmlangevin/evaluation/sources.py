@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,17 +12,11 @@ from torch import Tensor
 
 from lmlangevin.core.errors import LMLError
 from lmlangevin.evaluation.protocols import Preparation, Protocol
+from lmlangevin.files import read_json
+from lmlangevin.pictures import SUFFIXES, picture_files, read_rgb
 
 # As lmlangevin.generation.manifest has it. Written out, since generation builds on evaluation; a test keeps them equal.
 MANIFEST_FORMAT = "lmlangevin-generate-1"
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-
-# No other decoder is let near a file: Pillow's one for EPS, say, starts another program.
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-
-# Of Pillow's modes those whose values do not fit 8 bits: converting them to RGB clips and does not scale.
-_WIDE_MODES = ("I", "F")
 
 
 @dataclass(frozen=True)
@@ -99,10 +92,9 @@ def open_source(named: str | Path, *, run: str | None = None, argument: str = "i
 
 
 def _open_folder(folder: Path, argument: str, named: str) -> ImageFiles:
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    files = tuple(entry for entry in entries if entry.suffix.lower() in SUFFIXES and entry.is_file())
+    files = tuple(picture_files(folder))
     if not files:
-        inner = [entry.name for entry in entries if entry.is_dir()]
+        inner = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         hint = f"; subfolders are not searched, name one of {', '.join(inner[:5])}" if inner else ""
         raise LMLError(f"{argument} {named!r}: no images in it; give a folder with {', '.join(SUFFIXES)} files{hint}")
     return ImageFiles(named, argument, files)
@@ -113,11 +105,8 @@ def _open_folder(folder: Path, argument: str, named: str) -> ImageFiles:
 
 def _read_manifest(path: Path, where: str) -> dict[str, Any] | None:
     """Return the content of a manifest of `lml generate`, None for JSON of anybody else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        # Not taken for a plain folder: beside its manifest a job keeps pictures that are no samples.
-        raise LMLError(f"{where}: its {path.name} cannot be read ({error}); name the folder of the images") from error
+    # A damaged one does not make its folder a plain one: beside its manifest a job keeps pictures that are no samples.
+    content = read_json(path, f"{where}: its {path.name}", "name the folder of the images")
     return content if isinstance(content, dict) and content.get("format") == MANIFEST_FORMAT else None
 
 
@@ -187,7 +176,8 @@ def read_image(path: Path, protocol: Protocol, argument: str = "images", sizes: 
     """Read one image as a protocol prepares it.
 
     Args:
-        path: an image file. Grey and palette images become RGB, and transparency is dropped; nothing is rotated.
+        path: an image file. It becomes 8-bit RGB as `lmlangevin.pictures.read_rgb` says: turned by its EXIF
+            orientation, 16-bit grey values scaled, transparent pixels white.
         protocol: says how.
         argument: for messages.
         sizes: counts the size that the file has.
@@ -196,20 +186,13 @@ def read_image(path: Path, protocol: Protocol, argument: str = "images", sizes: 
         uint8, (3, H, W).
 
     Raises:
-        LMLError: the file cannot be decoded, has more than 8 bits a channel, or another size than the protocol's.
+        LMLError: the file cannot be decoded, has 32 bits a channel, or another size than the protocol's.
     """
     import numpy as np
     from PIL import Image
 
     where = f"{argument}: file {str(path)!r}"
-    try:
-        with Image.open(path, formats=_FORMATS) as stored:
-            mode = stored.mode
-            picture = stored if mode.startswith(_WIDE_MODES) else stored.convert("RGB")
-    except Exception as error:  # a broken file breaks in one of many decoders, each with its own error
-        raise LMLError(f"{where} cannot be decoded ({error}); repair it, or take it away and count it") from error
-    if mode.startswith(_WIDE_MODES):
-        raise LMLError(f"{where} has values of more than 8 bits (mode {mode}); convert it to 8-bit RGB first")
+    picture = read_rgb(path, f"{where} cannot be decoded", "repair it, or take it away and count it")
     if sizes is not None:
         sizes.add(picture.size)
     side = protocol.size

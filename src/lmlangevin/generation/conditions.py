@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.prompts import Prompts, check_prompt, read_prompts
+from lmlangevin.pictures import BLACK, FORMATS, SUFFIXES, WHITE, picture_files, read_rgb
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,7 +27,8 @@ PICTURES = ("image", "mask_image", "control_image")
 SIDE = 8
 """Sides are whole multiples of this in every latent model; a model may ask for more."""
 LARGEST_SIDE = 8192
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_FORMATS = (*FORMATS, "TIFF", "GIF")
+"""Decoders for a picture that is named by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,28 +237,25 @@ def _picture_paths(name: str, given: str) -> tuple[Path, ...]:
     if path.is_file():
         return (path,)
     if path.is_dir():
-        found = tuple(sorted(entry for entry in path.iterdir() if entry.suffix.lower() in _SUFFIXES))
+        found = tuple(picture_files(path))
         if found:
             return found
-        raise LMLError(f"{name}={given!r} is a folder without pictures ({', '.join(_SUFFIXES)}); give another.")
+        raise LMLError(f"{name}={given!r} is a folder without pictures ({', '.join(SUFFIXES)}); give another.")
     raise LMLError(f"{name}={given!r} is not there; give a picture, or a folder of pictures.")
 
 
 def read_picture(name: str, path: Path) -> Image.Image:
-    """Return a picture as RGB.
+    """Return a picture as RGB: upright, 8 bits a channel, and opaque.
+
+    Transparent pixels become white; in a mask and in what a ControlNet follows black, which stands for nothing there.
 
     Args:
-        name: What a message calls it.
+        name: One of `PICTURES`; a message calls it so.
         path: Its file.
 
     Raises:
         LMLError: If it cannot be decoded.
     """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except Exception as error:  # a broken file breaks in one of many decoders, each with its own error
-        reason = " ".join(str(error).split())
-        raise LMLError(f"{name}={str(path)!r} cannot be read as a picture ({reason}); give another file.") from error
+    failure = f"{name}={str(path)!r} cannot be read as a picture"
+    background = WHITE if name == "image" else BLACK
+    return read_rgb(path, failure, "give another file", background=background, formats=_FORMATS)

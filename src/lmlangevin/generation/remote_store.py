@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lmlangevin.generation.store import TEMPORARY, Place, Store, safe_name, temporary_name
+from lmlangevin.files import TEMPORARY, temporary_name
+from lmlangevin.generation.store import Place, Store, safe_name
 
 
 class RemoteStore(Store):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from lmlangevin.core.errors import LMLError
+from lmlangevin.files import TEMPORARY, atomic_write, reason_of
 
 T = TypeVar("T")
 
@@ -25,7 +25,6 @@ ATOMIC_PUTS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl",
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(?:://|::)")
 _LOST_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/(?!/)")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
-TEMPORARY = re.compile(r"\..+\.tmp")
 _WORKERS = 8
 _CHUNK = 256
 
@@ -220,16 +219,8 @@ class LocalStore(Store):
 
     def write(self, name: str, data: bytes) -> None:
         """Write under a temporary name, then rename; see `Store.write`."""
-        path = self._path(name)
-        temporary = path.with_name(temporary_name(path.name))
-        try:
-            temporary.write_bytes(data)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise self.failure("written", error) from error
-        finally:
-            with contextlib.suppress(OSError):  # gone after the rename; where it cannot be deleted, that is said above
-                temporary.unlink(missing_ok=True)
+        with atomic_write(self._path(name), f"out={self.shown!r}") as part:
+            part.write_bytes(data)
 
     def read(self, name: str) -> bytes:
         """See `Store.read`."""
@@ -315,16 +306,3 @@ def safe_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise LMLError(f"name={name!r} is no name of a job's file; give letters, digits, '.', '_', '-' and '/' only.")
     return name
-
-
-def temporary_name(name: str) -> str:
-    """Return a name to write a file under before it is renamed."""
-    # Unique, because two machines may have processes of one number.
-    return f".{name}.{uuid.uuid4().hex[:12]}.tmp"
-
-
-def reason_of(error: Exception) -> str:
-    """Return what an error says, in one short line."""
-    strerror = getattr(error, "strerror", None)
-    text = " ".join((strerror or str(error) or type(error).__name__).split())
-    return text if len(text) <= 240 else text[:240] + "..."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from lmlangevin.core.errors import LMLError
 from lmlangevin.evaluation.sources import ImageFiles, open_source
+from lmlangevin.files import read_json
 from lmlangevin.generation import manifest as manifests
 from lmlangevin.schedulers.names import find_scheduler
 
@@ -166,10 +166,7 @@ def _file_of(path: Path, named: str) -> Path:
 
 
 def _read_json(path: Path, named: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise LMLError(f"manifest {named!r} cannot be read as JSON ({error}); {_REMEDY}.") from error
+    content = read_json(path, f"manifest {named!r}", _REMEDY)
     if not isinstance(content, dict):
         raise LMLError(f"manifest {named!r} is neither a manifest nor a result; {_REMEDY}.")
     return content

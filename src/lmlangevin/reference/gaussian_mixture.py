@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from lmlangevin.core.errors import LMLError
+from lmlangevin.files import atomic_write
 from lmlangevin.reference._algebra import Affine, Evaluation, Level, orthonormal, posterior, wide_dtype
 
 _FORMAT = "lmlangevin-gaussian-mixture-1"
@@ -131,8 +132,12 @@ class GaussianMixture:
         return GaussianMixture(*(part.to(device) for part in moved), event_shape=self.event_shape, dtype=dtype)
 
     def save(self, path: str | Path, *, half: bool = False) -> None:
-        """Write a safetensors file; `half=True` stores means and basis as float16 (needs `safetensors`)."""
-        from safetensors.torch import save_file
+        """Write a safetensors file; `half=True` stores means and basis as float16 (needs `safetensors`).
+
+        Raises:
+            LMLError: the file cannot be written.
+        """
+        from safetensors.torch import save
 
         big = torch.float16 if half else self.dtype
         tensors = {
@@ -143,7 +148,9 @@ class GaussianMixture:
             "variances": self.variances,
         }
         metadata = {"format": _FORMAT, "event_shape": json.dumps(list(self.event_shape))}
-        save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, str(path), metadata=metadata)
+        data = save({name: t.cpu().contiguous() for name, t in tensors.items()}, metadata=metadata)
+        with atomic_write(path) as part:
+            part.write_bytes(data)
 
     @classmethod
     def load(

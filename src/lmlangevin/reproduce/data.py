@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmlangevin.core.errors import LMLError
+from lmlangevin.pictures import picture_files
 from lmlangevin.reproduce.plan import Plan
 
 REFERENCE_FILE = "reference.npz"
@@ -102,7 +103,7 @@ def find_control(plan: Plan, category: str) -> tuple[Path, ...]:
         LMLError: There are fewer than prompts.
     """
     folder = _data_dir(plan) / CONTROL / category
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".png") if folder.is_dir() else []
+    files = [file for file in picture_files(folder) if file.suffix.lower() == ".png"] if folder.is_dir() else []
     count = plan.preset.prompt_count
     if len(files) < count:
         raise LMLError(

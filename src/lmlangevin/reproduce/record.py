@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lmlangevin.core.errors import LMLError
+from lmlangevin.files import read_json, write_text
 from lmlangevin.generation.manifest import differences
 from lmlangevin.reproduce.measure import LAYOUT, STATISTICS, Measurement, check_same
 from lmlangevin.reproduce.plan import RELEASE_DTYPE, Cell, Plan
@@ -220,10 +221,7 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises:
         LMLError: It is none.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise LMLError(f"result {str(path)!r}: cannot be read ({error}); move it away.") from error
+    content = read_json(path, f"result {str(path)!r}:", "move it away")
     keys = ("status", "settings", "cells", "asked", "whole", "versions", "measure", "notes", "arms", "baselines")
     if not isinstance(content, dict) or content.get("format") != FORMAT or any(key not in content for key in keys):
         raise LMLError(f"result {str(path)!r}: is none of lml reproduce; give another folder.")
@@ -235,23 +233,6 @@ def dump(content: dict[str, Any]) -> str:
     head = json.dumps({key: value for key, value in content.items() if key != "cells"}, indent=1, allow_nan=False)
     rows = [f"  {json.dumps(key)}: {json.dumps(row, allow_nan=False)}" for key, row in content["cells"].items()]
     return head[:-2] + ',\n "cells": {\n' + ",\n".join(rows) + "\n }\n}\n"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file in one move; its folder is made where it is not there.
-
-    Raises:
-        LMLError: It cannot be written.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise LMLError(f"file {str(path)!r}: cannot be written ({error.strerror}); see to its folder.") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _now() -> str:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lmlangevin.core.errors import LMLError
+from lmlangevin.files import write_text
 from lmlangevin.generation.processes import Processes, join_processes
 from lmlangevin.reproduce import data
 from lmlangevin.reproduce.measure import Measure, make_measure
 from lmlangevin.reproduce.needs import check, refusal
 from lmlangevin.reproduce.plan import Cell, Inputs, Plan, ReproduceConfig, make_plan
-from lmlangevin.reproduce.record import COMPARE, CURVES, JOBS, PROMPTS, RESULT, TABLE, Record, write_text
+from lmlangevin.reproduce.record import COMPARE, CURVES, JOBS, PROMPTS, RESULT, TABLE, Record
 from lmlangevin.reproduce.table import cell_line, render
 
 if TYPE_CHECKING:

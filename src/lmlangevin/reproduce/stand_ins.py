@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lmlangevin.evaluation.extractors import CallableExtractor
 from lmlangevin.evaluation.frechet import FrechetStatistics, feature_statistics
+from lmlangevin.files import atomic_write
 from lmlangevin.reproduce.preset import DRY_RUN, DRY_SIDE
 
 _COLOURS = ("red", "blue", "green", "yellow", "black", "white")
@@ -55,5 +56,6 @@ def draw_control(path: Path, side: int) -> None:
     draw = ImageDraw.Draw(picture)
     draw.rectangle((side // 8, side // 4, side // 2, side * 3 // 4), outline="white")
     draw.ellipse((side // 2, side // 3, side * 7 // 8, side * 2 // 3), outline="white")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    with atomic_write(path) as part:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(part, format="PNG")

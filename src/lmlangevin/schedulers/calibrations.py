@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import inspect
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +15,10 @@ from typing import Any
 
 import torch
 
+from lmlangevin import files
 from lmlangevin.core.errors import LMLError
 from lmlangevin.core.scheduled import CalibratedSchedule, check_keys
+from lmlangevin.files import atomic_write
 from lmlangevin.schedulers.noise import is_flow, prediction_kind
 from lmlangevin.values import differing, plain, text
 
@@ -269,16 +269,8 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     Raises:
         LMLError: If the file cannot be written.
     """
-    target = Path(path)
-    part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with atomic_write(path, f"path {str(path)!r}") as part:
         part.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(part, target)
-    except OSError as error:
-        raise LMLError(f"path {str(path)!r}: cannot be written ({error.strerror}); give another file.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -287,12 +279,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     Raises:
         LMLError: If there is no such file, or it holds something else.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise LMLError(f"path {str(path)!r}: cannot be read ({error.strerror}); give a calibration file.") from error
-    except ValueError as error:
-        raise LMLError(f"path {str(path)!r} is not JSON ({error}); give a calibration file.") from error
+    content = files.read_json(path, f"path {str(path)!r}", "give a calibration file")
     if not isinstance(content, dict):
         raise LMLError(f"path {str(path)!r} holds a {type(content).__name__}; give a calibration file.")
     return content

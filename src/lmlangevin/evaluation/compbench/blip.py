@@ -61,7 +61,7 @@ def prepare_image(path: Path, resolution: int = RESOLUTION) -> Tensor:
         float32, (3, resolution, resolution).
 
     Raises:
-        LMLError: the file cannot be decoded, or has more than 8 bits a channel.
+        LMLError: the file cannot be decoded, or has 32 bits a channel.
     """
     import numpy as np
     from PIL import Image

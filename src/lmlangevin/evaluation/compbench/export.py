@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import filecmp
 import json
 import os
@@ -16,11 +15,12 @@ from typing import Any
 
 from lmlangevin.core.errors import LMLError
 from lmlangevin.evaluation.compbench import IMAGES_EACH
-from lmlangevin.evaluation.compbench.files import read_json, write_text
+from lmlangevin.evaluation.compbench.files import read_result
 from lmlangevin.evaluation.compbench.layout import SAMPLES
 from lmlangevin.evaluation.compbench.names import file_name, parse_name
 from lmlangevin.evaluation.compbench.prompts import check_category, count_note, tidy
 from lmlangevin.evaluation.sources import MANIFEST_FORMAT
+from lmlangevin.files import atomic_write, write_text
 
 RECORD = "lml_export.json"
 """File beside `samples` that says which job its images are of."""
@@ -121,7 +121,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     path = folder / RECORD
     if not path.is_file():
         return None
-    content = read_json(path, "record")
+    content = read_result(path, "record")
     return content if isinstance(content, dict) and content.get("format") == _RECORD_FORMAT else None
 
 
@@ -132,7 +132,7 @@ def _read_manifest(root: Path, where: str) -> dict[str, Any]:
     path = root / "manifest.json"
     if not path.is_file():
         raise LMLError(f"{where}: has no manifest.json; give the folder of a job of lml generate")
-    content = read_json(path, "manifest")
+    content = read_result(path, "manifest")
     if not isinstance(content, dict) or content.get("format") != MANIFEST_FORMAT:
         raise LMLError(f"{where}: its manifest.json is none of lml generate; give the folder of a job of lml generate")
     return content
@@ -232,20 +232,13 @@ def _put(image: _Image, inner: Path) -> str:
         return "there"
     if not image.source.is_file():
         return "missing"
-    part = inner / f".{image.name[-20:]}.{os.getpid()}.tmp"
-    try:
+    with atomic_write(target) as part:
         inner.mkdir(parents=True, exist_ok=True)
         try:
             # A job replaces a file by renaming another over it, so a link keeps the picture that it was made for.
-            os.link(image.source, target)
+            os.link(image.source, part)
         except OSError:  # another file system, or one without links
             shutil.copyfile(image.source, part)
-            os.replace(part, target)
-    except OSError as error:
-        raise LMLError(f"file {str(target)!r}: cannot be written ({error.strerror}); see to its folder") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
     return "added"
 
 

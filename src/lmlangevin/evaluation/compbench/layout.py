@@ -69,7 +69,7 @@ def read_samples(
     """
     where = f"folder {str(folder)!r}"
     inner = sampler_folder(folder) / SAMPLES
-    entries = [entry for entry in inner.iterdir() if not entry.name.startswith(".")]
+    entries = [entry for entry in inner.iterdir() if not entry.name.startswith(".") and entry.is_file()]
     samples = sorted((Sample(*parse_name(entry.name), entry) for entry in entries), key=lambda sample: sample.index)
     if not samples:
         raise LMLError(f"{where}: no images in its {SAMPLES}/; make them by lml generate and lml compbench export")

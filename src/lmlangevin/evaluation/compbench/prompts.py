@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lmlangevin.core.errors import LMLError
 from lmlangevin.evaluation.compbench import CATEGORIES, PROMPTS_EACH
+from lmlangevin.files import split_lines
 
 _DATASET = Path("examples") / "dataset"
 
@@ -105,7 +106,7 @@ def _read_lines(path: Path) -> tuple[str, ...]:
             f"prompts {str(path)!r}: cannot be read ({getattr(error, 'strerror', None) or error}); give a clone of "
             "T2I-CompBench, or a UTF-8 text file of one prompt a line"
         ) from error
-    prompts = tuple(prompt for line in text.splitlines() if (prompt := tidy(line.split("\t")[0])))
+    prompts = tuple(prompt for line in split_lines(text) if (prompt := tidy(line.split("\t")[0])))
     if not prompts:
         raise LMLError(f"prompts {str(path)!r}: holds no prompt; give one a line")
     return prompts

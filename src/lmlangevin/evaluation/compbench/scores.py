@@ -16,9 +16,10 @@ from types import MappingProxyType
 from typing import Any
 
 from lmlangevin.core.errors import LMLError
-from lmlangevin.evaluation.compbench.files import read_json, write_text
+from lmlangevin.evaluation.compbench.files import read_result
 from lmlangevin.evaluation.compbench.layout import Sample, sampler_folder
 from lmlangevin.evaluation.compbench.prompts import ComplexKinds, complex_key
+from lmlangevin.files import write_text
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def read_scores(folder: str | Path, metric: str, samples: Sequence[Sample]) -> t
     if path is None:
         raise LMLError(f"folder {str(folder)!r}: has no {chosen.files[0]}; run {chosen.script} first")
     where = f"result {str(path)!r}"
-    found = _parse(read_json(path, "result"), where)
+    found = _parse(read_result(path, "result"), where)
     wanted = [sample.index for sample in samples] if chosen.by_index else list(range(len(samples)))
     if sorted(found) != sorted(wanted):
         raise LMLError(

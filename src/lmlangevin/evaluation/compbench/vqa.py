@@ -16,12 +16,13 @@ from lmlangevin.core.errors import LMLError
 from lmlangevin.evaluation.compbench import LABEL
 from lmlangevin.evaluation.compbench.blip import Blip
 from lmlangevin.evaluation.compbench.chunks import Chunker, chunker_name, questions
-from lmlangevin.evaluation.compbench.files import read_json, versions, write_text
+from lmlangevin.evaluation.compbench.files import read_result, versions
 from lmlangevin.evaluation.compbench.layout import Sample, images_each, sampler_folder
 from lmlangevin.evaluation.compbench.names import parse_name
 from lmlangevin.evaluation.compbench.prompts import count_note, tidy
 from lmlangevin.evaluation.compbench.scenes import SceneVqa
 from lmlangevin.evaluation.compbench.scores import METRICS, write_scores
+from lmlangevin.files import write_text
 
 PROGRESS_FILE = "annotation_blip/lml_blip_vqa.json"
 """What was answered so far, for each image; it stays beside the official result."""
@@ -201,7 +202,7 @@ def _read_progress(home: Path) -> dict[str, Any] | None:
     path = home / PROGRESS_FILE
     if not path.is_file():
         return None
-    content = read_json(path, "scores")
+    content = read_result(path, "scores")
     try:
         sound = content["format"] == _FORMAT and isinstance(content["scorer"], dict)
         for name, entry in content["images"].items():
@@ -239,7 +240,7 @@ def _is_of(home: Path, images: dict[str, dict[str, Any]]) -> bool:
     path = home / _OFFICIAL
     ordered = sorted(images, key=lambda name: parse_name(name)[1])
     ours = [{"question_id": place, "answer": images[name]["answer"]} for place, name in enumerate(ordered)]
-    return path.is_file() and read_json(path, "result") == ours
+    return path.is_file() and read_result(path, "result") == ours
 
 
 def _file_hash(path: Path) -> str:
