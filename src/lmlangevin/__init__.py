@@ -72,4 +72,6 @@ def _schedulers() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "diffusers":
             raise
-        raise ImportError("LML schedulers need diffusers; run pip install 'lmlangevin[diffusers]'.") from error
+        from lmlangevin.install import install_hint
+
+        raise ImportError(f"LML schedulers need diffusers; {install_hint('diffusers')}.") from error

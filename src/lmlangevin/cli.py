@@ -10,10 +10,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from lmlangevin.install import install_hint
+
 try:
     import click
 except ModuleNotFoundError as error:  # the core installs without the command's packages
-    raise SystemExit("lml needs packages that are not installed: pip install 'lmlangevin[cli]'") from error
+    raise SystemExit(f"lml needs packages that are not installed; {install_hint('cli')}") from error
 
 from lmlangevin._version import __version__
 from lmlangevin.commands.app import app
@@ -53,7 +55,8 @@ class OneLineErrors(click.Group):
             path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "lml"
             _fail(f"{error.format_message().rstrip('.')}; see '{path} --help'.")
         except ImportError as error:
-            _fail(f"{error}; run pip install 'lmlangevin[cli]'.")
+            # The package's own name their extra.
+            _fail(str(error) if "pip install" in str(error) else f"{error}; {install_hint('cli')}.")
         except ValueError as error:
             # Imported here: at the top it would import torch for `lml --help`.
             from lmlangevin.core.errors import LMLError

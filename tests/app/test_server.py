@@ -21,6 +21,7 @@ from lmlangevin.app.server import is_local, serve
 from lmlangevin.app.settings import Offer
 from lmlangevin.cli import cli
 from lmlangevin.core import LMLError
+from lmlangevin.install import install_hint
 
 ROOT = Path(__file__).parents[2]
 SPACE = ROOT / "integrations" / "space"
@@ -168,7 +169,7 @@ def test_without_gradio_the_command_says_what_to_install(monkeypatch: pytest.Mon
     monkeypatch.delitem(sys.modules, "lmlangevin.app.page", raising=False)
     result = CliRunner().invoke(cli, ["app"])
     assert result.exit_code == 2
-    assert result.stderr == "lml: The page needs gradio; run pip install 'lmlangevin[app]'.\n"
+    assert result.stderr == f"lml: The page needs gradio; {install_hint('app')}.\n"
 
 
 def _card() -> dict[str, Any]:

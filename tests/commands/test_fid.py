@@ -93,7 +93,7 @@ MISTAKES = {
         ["job/lml", "job/plain", "--protocol", "lml-coco"],
         "4 images, and protocol 'lml-coco' is of 30000; give as many, or --protocol lml-coco@4",
     ),
-    "no torch-fidelity": (["job/lml", "job/plain", "--protocol", "tf-fid"], "pip install 'lmlangevin[fid]'"),
+    "no torch-fidelity": (["job/lml", "job/plain", "--protocol", "tf-fid"], "[fid]'"),
 }
 
 

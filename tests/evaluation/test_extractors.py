@@ -24,6 +24,7 @@ from lmlangevin.evaluation.extractors import (
 from lmlangevin.evaluation.features import file_sha256, load_feature_network, random_features
 from lmlangevin.evaluation.frechet import feature_statistics
 from lmlangevin.evaluation.protocols import Protocol
+from lmlangevin.install import install_hint
 
 
 def pixels(seed: int, count: int, height: int = 20, width: int = 24) -> Tensor:
@@ -225,7 +226,7 @@ def test_a_torch_fidelity_that_does_not_import_is_explained(
     monkeypatch.setattr(sys, "meta_path", [Broken(error), *sys.meta_path])
     with pytest.raises(LMLError) as caught:
         load_extractor("tf-fid", inception_weights=weights)
-    for words in (str(error), "pip install 'lmlangevin[fid]'", WEIGHTS_FILE, "--inception-weights", "embedded-cifar10"):
+    for words in (str(error), install_hint("fid"), WEIGHTS_FILE, "--inception-weights", "embedded-cifar10"):
         assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from lmlangevin.core.errors import LMLError
+from lmlangevin.install import install_hint
 
 try:
     import gradio as gr
 except ModuleNotFoundError as error:
     if error.name != "gradio":
         raise
-    raise LMLError("The page needs gradio; run pip install 'lmlangevin[app]'.") from error
+    raise LMLError(f"The page needs gradio; {install_hint('app')}.") from error
 
 from lmlangevin.app import words
 from lmlangevin.app.pictures import SCRIPT, TEMPLATE, picture_values

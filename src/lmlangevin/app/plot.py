@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmlangevin.core.errors import LMLError
+from lmlangevin.install import install_hint
 
 SIZE = (4.5, 1.95)
 """Width and height in inches of each of the two, which give it its proportions."""
@@ -48,7 +49,7 @@ def _svg(title: str, steps: Sequence[float], lines: Sequence[Line]) -> str:
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise LMLError("app: its plot needs matplotlib; run pip install 'lmlangevin[app]'.") from error
+        raise LMLError(f"app: its plot needs matplotlib; {install_hint('app')}.") from error
     # A figure of its own: pyplot would keep it, and is not to be used from several threads.
     figure = Figure(figsize=SIZE, layout="constrained")
     FigureCanvasSVG(figure)

@@ -12,6 +12,7 @@ from lmlangevin.bench.image_rows import write_png
 from lmlangevin.bench.results import PartData
 from lmlangevin.bench.suite import MIXTURE
 from lmlangevin.core.errors import LMLError
+from lmlangevin.install import install_hint
 
 WIDTH = 9.0
 DPI = 100
@@ -24,7 +25,7 @@ def new_axes(rows: int, columns: int, *, height: float) -> tuple[Any, list[list[
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise LMLError("figures need matplotlib; run pip install 'lmlangevin[bench]'.") from error
+        raise LMLError(f"figures need matplotlib; {install_hint('bench')}.") from error
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, [list(row) for row in figure.subplots(rows, columns, squeeze=False)]

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from lmlangevin.core.errors import LMLError
 from lmlangevin.evaluation.protocols import Protocol, find_protocol
+from lmlangevin.install import install_hint
 
 WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
 WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_FILE}"
 WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """Of the published file. pytorch-fid's `pt_inception-2015-12-05-6726825d.pth` has the same bytes."""
 
-_INSTALL = "run pip install 'lmlangevin[fid]'"
 _OFFLINE = (
     f"offline, download {WEIGHTS_FILE} elsewhere ({WEIGHTS_URL}) and give --inception-weights PATH, or use --protocol "
     "embedded-cifar10"
@@ -189,8 +189,8 @@ def _import_inception() -> Callable[..., Any]:
         # A torchvision built for another torch raises RuntimeError (an operator is missing), OSError (a library is) or
         # AttributeError (it is left half imported).
         raise LMLError(
-            f"torch-fidelity: cannot be imported ({_one_line(error)}); {_INSTALL}, with a torchvision that fits your "
-            f"torch; {_OFFLINE}"
+            f"torch-fidelity: cannot be imported ({_one_line(error)}); {install_hint('fid')}, with a torchvision that "
+            f"fits your torch; {_OFFLINE}"
         ) from error
     return FeatureExtractorInceptionV3
 

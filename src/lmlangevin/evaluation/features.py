@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmlangevin.core.errors import LMLError
+from lmlangevin.install import install_hint
 
 if TYPE_CHECKING:
     from lmlangevin.evaluation.extractors import Extractor
@@ -178,7 +179,7 @@ def load_feature_network(folder: str | Path | None = None) -> FeatureNetwork:
     try:
         from safetensors.torch import load_file
     except ImportError as error:
-        raise LMLError("load_feature_network: needs safetensors; pip install 'lmlangevin[diffusers]'") from error
+        raise LMLError(f"load_feature_network: needs safetensors; {install_hint('diffusers')}") from error
     place = ASSET if folder is None else Path(folder)
     weights, config_file = place / "model.safetensors", place / "config.json"
     for path in (weights, config_file):

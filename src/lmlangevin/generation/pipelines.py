@@ -16,6 +16,7 @@ from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.checks import flow_mismatch
 from lmlangevin.generation.config import GenerateConfig
 from lmlangevin.generation.models import LoadedModel
+from lmlangevin.install import install_hint
 from lmlangevin.scenes.models import model_source
 from lmlangevin.schedulers.calibrations import NETWORKS
 
@@ -244,7 +245,7 @@ def _load_adapter(pipe: Any, config: GenerateConfig) -> None:
     try:
         import peft  # noqa: F401
     except ImportError as error:
-        raise LMLError(f"lora={config.lora!r} needs the package peft; run pip install peft.") from error
+        raise LMLError(f"lora={config.lora!r} needs the package peft; {install_hint('lora')}.") from error
     path = Path(config.lora)
     where, extra = (str(path.parent), {"weight_name": path.name}) if path.is_file() else (config.lora, {})
     with _quiet_loading(), _told("lora", config.lora, "save_lora_weights, for this kind of model,"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lmlangevin.core.errors import LMLError
+from lmlangevin.install import install_hint
 from lmlangevin.reproduce import data
 from lmlangevin.reproduce.plan import BLIP, Plan
 from lmlangevin.reproduce.preset import DRY_RUN
@@ -204,7 +205,7 @@ def _spacy() -> str:
 
 def _matplotlib() -> None:
     if importlib.util.find_spec("matplotlib") is None:
-        raise LMLError("matplotlib is not installed; run pip install 'lmlangevin[bench]'")
+        raise LMLError(f"matplotlib is not installed; {install_hint('bench')}")
 
 
 def _settings(plan: Plan) -> None:

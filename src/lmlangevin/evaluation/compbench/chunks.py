@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from lmlangevin.core.errors import LMLError
+from lmlangevin.install import install_hint
 
 Chunker: TypeAlias = Callable[[str], list[str]]
 """Maps a prompt to its noun chunks, in order."""
@@ -47,8 +48,8 @@ class SpacyChunker:
             self._pipeline = spacy.load(SPACY_MODEL)
         except (ImportError, OSError) as error:
             raise LMLError(
-                f"spaCy's {SPACY_MODEL}: cannot be loaded ({' '.join(str(error).split())[:120]}); run pip install "
-                f"'lmlangevin[compbench]' and then python -m spacy download {SPACY_MODEL}"
+                f"spaCy's {SPACY_MODEL}: cannot be loaded ({' '.join(str(error).split())[:120]}); "
+                f"{install_hint('compbench')} and then python -m spacy download {SPACY_MODEL}"
             ) from error
         self.name = f"spacy {spacy.__version__}, {SPACY_MODEL} {self._pipeline.meta['version']}"
 
