@@ -49,15 +49,3 @@ def test_the_model_of_the_images_is_that_of_the_result_file(network: PartData) -
     assert isinstance(model, EmbeddedBench)
     assert model.sample(Cell("ddim", "leading", "zero", 2), count=2).shape == (2, 3, 32, 32)
     assert model.seeds[:2] == [100, 101]
-
-
-def test_a_picture_that_cannot_be_written_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*names: Any) -> None:
-        raise OSError("full")
-
-    monkeypatch.setattr(image_rows.os, "replace", fail)
-    with pytest.raises(OSError, match="full"):
-        image_rows.write_png(tmp_path / "a.png", Image.new("RGB", (4, 4)))
-    assert list(tmp_path.iterdir()) == []

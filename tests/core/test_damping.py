@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from lmlangevin.core import (
     correct,
     damping,
     lm_direction,
+    load_controller,
     register_controller,
 )
 
@@ -120,6 +123,96 @@ def test_registering_twice_replaces() -> None:
     a, b = predictions(5, 2)
     _, state, _ = correct(a, LMLState(), LMLConfig(control="test-twice"))
     assert torch.equal(correct(b, state, LMLConfig(control="test-twice"))[0], b)
+
+
+MODULE = """
+from lmlangevin.core import Damping, register_controller
+
+{decorator}
+def late(history, config):
+    return Damping(0.5 if history.step >= 2 else 0.0, 1.0)
+
+number = 3
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Return what installs a package with one module `test_late_controls` and entry points."""
+
+    def install(entry_points: str, decorator: str = "") -> None:
+        (tmp_path / "test_late_controls.py").write_text(MODULE.format(decorator=decorator))
+        info = tmp_path / "test_late-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: test-late\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[lmlangevin.controllers]\n{entry_points}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+
+    yield install
+    sys.modules.pop("test_late_controls", None)
+
+
+def _late_gains(control: str) -> list[float]:
+    state, config, gains = LMLState(), LMLConfig(control=control), []
+    for n in predictions(6, 4):
+        _, state, info = correct(n, state, config)
+        gains.append(float(info.gain.max()))
+    return gains
+
+
+@pytest.mark.parametrize(
+    ("entry", "decorator"),
+    [
+        ("test-late = test_late_controls:late", ""),
+        ("test-late = test_late_controls:late", '@register_controller("test-late", depth=2)'),
+        ("test-late = test_late_controls", '@register_controller("test-late")'),
+    ],
+    ids=["function", "registered function", "module"],
+)
+def test_an_installed_controller_is_known_by_its_name(package: Callable[..., None], entry: str, decorator: str) -> None:
+    package(entry, decorator)
+    # Asking for the names, or for another controller, imports nothing of a stranger's.
+    assert "test-late" in controller_names() and "test_late_controls" not in sys.modules
+    LMLConfig(control="constant")
+    assert "test_late_controls" not in sys.modules
+    gains = _late_gains("test-late")
+    assert gains[:2] == [0, 0] and min(gains[2:]) > 0
+    assert damping.get_controller("test-late")[1] == (2 if "depth" in decorator else 1)
+    assert controller_names().count("test-late") == 1
+
+
+def test_an_installed_controller_that_cannot_be_used_is_one_sentence(package: Callable[..., None]) -> None:
+    package(
+        "test-gone = test_late_none:late\ntest-number = test_late_controls:number\nadaptive = test_late_controls:late"
+    )
+    with pytest.raises(
+        LMLError, match="control='test-gone' is 'test_late_none:late' of an installed package .*cannot be l"
+    ):
+        LMLConfig(control="test-gone")
+    with pytest.raises(LMLError, match="control='test-number' names no controller; give a function"):
+        LMLConfig(control="test-number")
+    # The package's own names stay its own.
+    LMLConfig(control="adaptive")
+    assert "test_late_controls" in sys.modules and "adaptive" not in damping._CONTROLLERS
+
+
+def test_a_controller_is_loaded_by_its_module(package: Callable[..., None]) -> None:
+    package("", '@register_controller("test-late")')
+    assert load_controller("test_late_controls:test-late") == "test-late"
+    assert _late_gains("test-late")[:2] == [0, 0]
+    # A function that is not registered is registered under its own name.
+    assert load_controller("test_late_controls:late") == "late"
+    assert _late_gains("late")[:2] == [0, 0]
+    for reference, words in (
+        ("late", "is no MODULE:NAME; give one such as"),
+        ("a b:late", "is no MODULE:NAME"),
+        ("test_late_none:late", "cannot be imported .*No module named 'test_late_none'"),
+        ("test_late_controls:number", "names no controller"),
+        ("test_late_controls:nothing", "names no controller"),
+        ("test_late_controls:adaptive", "has the name of a built-in control"),
+    ):
+        with pytest.raises(LMLError, match=f"controller='{reference}' {words}"):
+            load_controller(reference)
 
 
 def test_nothing_is_left_registered() -> None:

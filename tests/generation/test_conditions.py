@@ -47,6 +47,14 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"images_per_prompt": 2}, "images_per_prompt=2 goes with prompt_file", "num_images"),
     ({"prompt_file": "{prompts.txt}", "num_images": 4}, "num_images=4 is more than the 3", "3 or fewer"),
     ({"guidance_scale": float("inf")}, "guidance_scale=inf", "such as 7.5"),
+    ({"guidance_scale": -1.0}, "guidance_scale=-1.0 is negative", "give 0 or more"),
+    ({"arguments": {"true_cfg_scale": -2}}, "true_cfg_scale=-2 is negative", "give 0 or more"),
+    (
+        {"image": "{start.png}", "strength": 0.1, "steps": 5},
+        "strength=0.1 of steps=5",
+        "--strength 0.2 or more, or --steps 10",
+    ),
+    ({"image": "{start.png}", "strength": 0.99, "steps": 1}, "strength=0.99 of steps=1", "--strength 1 or more"),
     ({"height": 100, "width": 96}, "height=100 fits no model", "multiple of 8"),
     ({"height": 0, "width": 96}, "height=0 fits no model", "multiple of 8"),
     ({"height": 64}, "height=64 and width=None", "give both"),
@@ -184,3 +192,12 @@ def test_a_video_is_an_animated_png() -> None:
         assert stored.n_frames == 5  # type: ignore[attr-defined]
         assert stored.info["duration"] == 62
     assert np.array_equal(np.asarray(read_png(data)), np.asarray(first_frame(videos[0])))
+
+
+def test_pictures_of_a_folder_leave_out_what_is_hidden(files: Path) -> None:
+    (files / "three" / "._0.png").write_bytes(b"metadata")
+    (files / "three" / "4.png").mkdir()
+    config = GenerateConfig(
+        out=files / "out", model=HUB, prompt_file=str(files / "prompts.txt"), image=str(files / "three"), strength=0.5
+    )
+    assert [config.picture_of("image", k).getpixel((0, 0)) for k in range(3)] == [(80 * k, 0, 0) for k in range(3)]

@@ -33,6 +33,13 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"model": "resnet"}, "model='resnet'", "embedded"),
     ({"gain": 0.5, "kappa": 0.5}, "gain=0.5", "give gain alone"),
     ({"gain": float("nan")}, "gain=nan", "finite"),
+    ({"gain": 2.5}, "gain=2.5 is out of range: beyond 2", "such as 0.5, or --force"),
+    ({"gain": -100.0}, "gain=-100.0 is out of range: beyond 2 of either sign", "images end as noise; give a gain"),
+    ({"kappa": 1.0, "damping": 0.01}, "kappa=1.0 with damping=0.01, a gain of 100, is out of range", "--force"),
+    ({"damping_mode": "absolute"}, "has no default damping", "give damping="),
+    ({"damping_mode": "log"}, "damping_mode='log'", "'absolute'"),
+    ({"gain": 0.5, "damping_mode": "absolute"}, "damping_mode='absolute'", "give kappa and damping"),
+    ({"lml": False, "damping_mode": "absolute", "damping": 1.0}, "damping=1.0 has no effect with no-lml", "leave one"),
     ({"kappa": 3.0}, "kappa=3.0", "[-1, 1]"),
     ({"kappa": 0.5, "damping": 0.0}, "damping=0.0", "above 0"),
     ({"rank": 0}, "rank=0", "from 1 to"),
@@ -104,3 +111,21 @@ def test_steps_and_evaluations(tmp_path: Path) -> None:
     made = config(nfe=9)
     assert GenerateConfig(out=tmp_path, **made.as_dict()) == made
     assert dataclasses.replace(made, seed=4).steps == 9
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"gain": 2.0},
+        {"gain": -2.0},
+        {"kappa": 1.0, "damping": 0.5},
+        {"kappa": 1.0, "damping": 1e-3, "damping_mode": "absolute"},
+        {"gain": 100.0, "force": True},
+    ],
+    ids=str,
+)
+def test_a_gain_within_the_bound_or_forced_is_taken(settings: dict[str, Any], tmp_path: Path) -> None:
+    config = GenerateConfig(out=tmp_path, **settings)
+    keys = config.lml_keys()
+    assert {key: keys[key] for key in settings if key != "force"} == {k: v for k, v in settings.items() if k != "force"}
+    assert config.chosen and GenerateConfig(out=tmp_path, **config.as_dict()) == config

@@ -95,6 +95,41 @@ def test_what_a_text_pipeline_cannot_do_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        # The pipeline's own default is 0.8.
+        (
+            {"steps": 1},
+            "strength=0.8 of steps=1 is less than one step; give --strength 1 or more, or --steps 2 or more",
+        ),
+        ({"arguments": {"strength": 0.01}}, "argument strength=0.01 is the job's own to give; give --strength"),
+        ({"arguments": {"guidance_scale": -1}}, "guidance_scale=-1 is negative"),
+        ({"arguments": {"guidance_scale": 1}}, "argument guidance_scale=1 is the job's own to give"),
+    ],
+    ids=str,
+)
+def test_a_strength_of_no_step_is_refused_before_anything_is_written(
+    settings: dict[str, Any], words: str, text_pipeline: Path, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (16, 16)).save(tmp_path / "start.png")
+    given = {"prompt": "fox", "image": str(tmp_path / "start.png"), **settings}
+    with pytest.raises(LMLError, match=words):
+        generate(_config(tmp_path / "out", text_pipeline, **given))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_papers_lambda_reaches_the_scheduler(pixel_pipeline: Path, tmp_path: Path) -> None:
+    settings = {"kappa": 0.2, "damping": 3.0, "damping_mode": "absolute"}
+    result = generate(_config(tmp_path / "out", pixel_pipeline, **settings))
+    config = result.runs["images"].scheduler.config
+    assert {key: config[key] for key in settings} == settings
+    relative = generate(_config(tmp_path / "relative", pixel_pipeline, kappa=0.2, damping=3.0))
+    assert relative.runs["images"].corrections != result.runs["images"].corrections
+
+
 @pytest.mark.parametrize("settings", [{"prompt": "fox"}, {"guidance_scale": 2.0}], ids=str)
 def test_an_unconditional_pipeline_takes_neither_text_nor_guidance(
     settings: dict[str, Any], pixel_pipeline: Path, tmp_path: Path

@@ -171,7 +171,7 @@ def test_a_file_that_is_no_result_is_refused(content: Any, words: str, tmp_path:
 def test_what_is_not_there_or_no_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{")
     (tmp_path / "empty").mkdir()
-    for name, words in (("gone", "is not there"), ("x.json", "as JSON"), ("empty", "folder without manifest.json")):
+    for name, words in (("gone", "is not there"), ("x.json", "is not JSON"), ("empty", "folder without manifest.json")):
         with pytest.raises(LMLError, match=words):
             read_source(tmp_path / name)
     broken = bench(tmp_path / "b.json", {"ddim|leading|zero|6|plain": {"non_finite": 1, "fd": [1.0, 1.0]}})

@@ -14,7 +14,7 @@ from typing import Any
 from lmlangevin.core.damping import ADAPTIVE, CALIBRATED
 from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.checks import BUILT_IN
-from lmlangevin.generation.config import SIGMAS, SPACINGS
+from lmlangevin.generation.config import LARGEST_GAIN, SIGMAS, SPACINGS
 from lmlangevin.generation.seeds import SEED_LIMIT
 
 AUTOMATIC = "automatic"
@@ -25,7 +25,6 @@ CONTROLS = (AUTOMATIC, GAIN, ADAPTIVE, CALIBRATED)
 OWN = "own"
 """In place of a sampler or a time grid: the one that the model or the sampler comes with."""
 
-LARGEST_GAIN = 2.0
 LARGEST_GUIDANCE = 30.0
 LONGEST_PROMPT = 1000
 SMALLEST_SIDE = 64

@@ -40,7 +40,7 @@ from lmlangevin.bench.cells import (
     offered_grids,
     preset_gain,
 )
-from lmlangevin.core.damping import ADAPTIVE, CALIBRATED
+from lmlangevin.core.damping import CALIBRATED, CONSTANT, check_control
 from lmlangevin.core.errors import LMLError
 from lmlangevin.schedulers.names import SIGMA_GRIDS, VP_GRIDS, SchedulerName, find_scheduler
 
@@ -343,7 +343,8 @@ def _parse_arm(part: Part, arm: str) -> tuple[str, str]:
     try:
         if kind in ("plain", "preset") and not value:
             return kind, ""
-        if kind == "control" and value in (ADAPTIVE, CALIBRATED):
+        if kind == "control" and value != CONSTANT:
+            check_control(value)
             return kind, value
         if kind in ("gain", "eta") and abs(float(value)) <= 10:
             return kind, value
@@ -351,6 +352,8 @@ def _parse_arm(part: Part, arm: str) -> tuple[str, str]:
             dtype, _, given = value.partition("@")
             if dtype in ("float32", "float64") and (not given or float(given) > 0):
                 return kind, value
+    except LMLError as error:
+        raise LMLError(f"arms={arm!r} in part {part.name!r}: {error}") from error
     except ValueError:
         pass
     raise LMLError(

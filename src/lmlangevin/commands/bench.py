@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from lmlangevin.commands.controllers import controller_option, import_controller
 from lmlangevin.commands.progress import progress_bars
 
 
@@ -21,12 +22,16 @@ from lmlangevin.commands.progress import progress_bars
     help="Folder of the result files SUITE-PART.json.",
 )
 @click.option("--page", type=click.Path(path_type=Path, dir_okay=False), help="Write tables and figures to this page.")
+@controller_option
 @click.option("--estimate", is_flag=True, help="Say what is missing and how long it takes, and stop.")
-def bench(suite: str, parts: tuple[str, ...], out: Path, page: Path | None, estimate: bool) -> None:
+def bench(
+    suite: str, parts: tuple[str, ...], out: Path, page: Path | None, controller: str | None, estimate: bool
+) -> None:
     """Measure samplers by a declared suite; only what the result files do not hold yet is run."""
     from lmlangevin.bench import runner
     from lmlangevin.bench.suite import IDENTITY, load_suite
 
+    import_controller(controller)
     chosen = load_suite(suite)
     command = " ".join(["lml bench --suite", shlex.quote(suite), *(f"--part {name}" for name in parts)])
     runs = runner.plan(chosen, list(parts), out, _cache(), command)

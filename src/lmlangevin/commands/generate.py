@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmlangevin.commands.controllers import controller_option, import_controller
 from lmlangevin.commands.progress import progress_bars
 
 if TYPE_CHECKING:
@@ -81,9 +82,14 @@ def _memory_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--flow-shift", type=float, help="Shift of a flow-matching grid.  [default: 3, or the pipeline's]")
 @click.option("--gain", type=float, help="Strength of a constant LML; 0 is none.")
 @click.option("--kappa", type=float, help="The paper's kappa in [-1, 1], in place of --gain.")
-@click.option("--damping", type=float, help="The paper's damping, relative, with --kappa.")
+@click.option("--damping", type=float, help="The paper's damping, with --kappa.")
+@click.option("--damping-mode", default="relative", help="Of --damping: relative, or absolute for the paper's lambda.")
 @click.option("--placement", default="score", help="Where LML acts: score, or reference for the paper's.")
-@click.option("--control", help="constant, adaptive or calibrated.  [default: adaptive, where it was measured]")
+@click.option(
+    "--control",
+    help="constant, adaptive, calibrated, or an installed controller.  [default: adaptive, where it was measured]",
+)
+@controller_option
 @click.option("--calibration", help="File of lml calibrate, or a name.  [default: the package's]")
 @click.option("--rank", type=int, default=1, help="Number of previous predictions that LML uses.")
 @click.option("--no-lml", is_flag=True, help="Run the plain sampler.")
@@ -110,6 +116,7 @@ def _memory_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--dtype", default="float32", help="Of the network: float32, bfloat16 or float16.")
 @click.option("--device", default="cpu", help="cpu, cuda, cuda:N or mps.")
 @click.option("--compile", is_flag=True, help="Compile the network: a minute once, for long jobs.")
+@click.option("--force", is_flag=True, help="Take a gain that turns images into noise.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier job in the same folder.")
 @click.option("--resume", is_flag=True, help="Go on with an earlier job in the same folder, or start one.")
 @click.option("--out", required=True, help="Folder to write to, or a URL that fsspec knows.")
@@ -133,12 +140,17 @@ def generate(no_lml: bool, arguments: tuple[str, ...], **options: Any) -> None:
             _report(result, config.count)
 
 
-def _configure(arguments: tuple[str, ...], **options: Any) -> Any:
+def _configure(arguments: tuple[str, ...], controller: str | None, **options: Any) -> Any:
     from lmlangevin.core.errors import LMLError
     from lmlangevin.generation import GenerateConfig
 
     options["arguments"] = dict(map(_argument, arguments)) or None
-
+    if (own := import_controller(controller)) is not None:
+        if options["control"] not in (None, own):
+            raise LMLError(
+                f"control={options['control']!r} and controller={controller!r} contradict; give one of them."
+            )
+        options["control"] = own
     steps, nfe = options["steps"], options["nfe"]
     if steps is not None and nfe is not None:
         raise LMLError(f"steps={steps} and nfe={nfe} both choose the number of steps; give one of them.")

@@ -11,7 +11,7 @@ from lmlangevin.core.adaptive import (
 )
 from lmlangevin.core.config import LMLConfig
 from lmlangevin.core.correction import LMLInfo, LMLState, correct, lm_direction
-from lmlangevin.core.damping import Damping, History, controller_names, register_controller
+from lmlangevin.core.damping import Damping, History, controller_names, load_controller, register_controller
 from lmlangevin.core.errors import LMLError
 from lmlangevin.core.operator import DampedLowRank
 from lmlangevin.core.passes import sample_hash
@@ -36,6 +36,7 @@ __all__ = [
     "correct_scheduled",
     "flow_log_ratio",
     "lm_direction",
+    "load_controller",
     "register_controller",
     "run_trust",
     "sample_hash",

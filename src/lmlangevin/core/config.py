@@ -53,7 +53,7 @@ class LMLConfig:
     control: str = "constant"
 
     def __post_init__(self) -> None:
-        from lmlangevin.core.damping import ADAPTIVE, CALIBRATED, controller_names
+        from lmlangevin.core.damping import ADAPTIVE, CALIBRATED, check_control
 
         if self.gain is not None:
             if self.kappa is not None or self.damping is not None:
@@ -92,10 +92,7 @@ class LMLConfig:
                     f"control={self.control!r} has gains of its own and takes no {' or '.join(given)}; leave "
                     "that out, or give control='constant'."
                 )
-        if self.control not in controller_names():
-            raise LMLError(
-                f"control={self.control!r} is unknown; give one of {', '.join(map(repr, controller_names()))}."
-            )
+        check_control(self.control)
 
     def resolved(self) -> tuple[float, float]:
         """Return (kappa, damping) as the solve takes them, `gain` translated."""

@@ -2,11 +2,14 @@
 
 The direction (`lowrank`) and its damping (here) do not know of each other. A new controller is a function with
 the signature of `constant`, registered under a name; that name is then a valid `LMLConfig.control`, in every
-scheduler and on the command line, and no other file changes.
+scheduler and on the command line, and no other file changes. An installed package offers one as an entry point of the
+group `lmlangevin.controllers`, which is loaded when its name is first used.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -52,9 +55,15 @@ Controller: TypeAlias = "Callable[[History, LMLConfig], Damping]"
 
 _CONTROLLERS: dict[str, tuple[Controller, int]] = {}
 
+ENTRY_POINTS = "lmlangevin.controllers"
+"""The group of entry points by which an installed package offers controllers, each a function or its module."""
+
 
 def register_controller(name: str, *, depth: int = 1) -> Callable[[Controller], Controller]:
-    """Make a controller available as `LMLConfig(control=name)`.
+    """Make a controller available as `LMLConfig(control=name)`, in every scheduler and on the command line.
+
+    The command line knows a controller that an installed package offers as an entry point of the group
+    `lmlangevin.controllers` by its name (`--control NAME`), and any other by its module (`--controller MODULE:NAME`).
 
     Args:
         name: The name; registering one twice replaces the first.
@@ -88,18 +97,89 @@ _BESIDE = {
 
 
 def controller_names() -> tuple[str, ...]:
-    """Return the names that `LMLConfig(control=)` takes: those registered, in that order, then the two that are not."""
-    return (*_CONTROLLERS, *_BESIDE)
+    """Return the names that `LMLConfig(control=)` takes.
+
+    Those registered come first, in that order, then the two that are no damping controllers, then those of entry points
+    that nobody has used yet.
+    """
+    known = (*_CONTROLLERS, *_BESIDE)
+    return (*known, *(name for name in _installed() if name not in known))
 
 
 def get_controller(name: str) -> tuple[Controller, int]:
-    """Return (controller, depth) of a registered name.
+    """Return (controller, depth) of a name, registered or of an entry point.
 
     Raises:
-        LMLError: For `"adaptive"` and `"calibrated"`, which need more than the prediction and its history.
+        LMLError: For an unknown name, an entry point that cannot be loaded, and for `"adaptive"` and `"calibrated"`,
+            which need more than the prediction and its history.
     """
+    if name in _CONTROLLERS:
+        return _CONTROLLERS[name]
     if name in _BESIDE:
         raise LMLError(f"control={name!r} {_BESIDE[name]}, or give control='constant'.")
+    point = _installed().get(name)
+    if point is None:
+        raise LMLError(f"control={name!r} is unknown; give one of {', '.join(map(repr, controller_names()))}.")
+    try:
+        found = point.load()
+    except Exception as error:  # it is a stranger's module, which may fail in any way
+        raise LMLError(
+            f"control={name!r} is {point.value!r} of an installed package and cannot be loaded "
+            f"({type(error).__name__}: {' '.join(str(error).split())}); mend or remove that package."
+        ) from error
+    return _taken(name, found, f"control={name!r}")
+
+
+def check_control(name: str) -> None:
+    """Check that a name is one that `LMLConfig(control=)` takes.
+
+    Raises:
+        LMLError: If it is none.
+    """
+    if not isinstance(name, str):
+        raise LMLError(f"control={name!r} is no name; give one such as {CONSTANT!r}.")
+    if name not in _BESIDE:
+        get_controller(name)
+
+
+def load_controller(reference: str) -> str:
+    """Import a module for one of its controllers; what it registers is known from then on.
+
+    Args:
+        reference: `MODULE:NAME`, where NAME is what the module registers, or a function in it.
+
+    Returns:
+        NAME, to be given as `control`.
+
+    Raises:
+        LMLError: If the module cannot be imported, or has no such controller.
+    """
+    module, _, name = reference.partition(":")
+    if not (name and all(part.isidentifier() for part in module.split("."))):
+        raise LMLError(f"controller={reference!r} is no MODULE:NAME; give one such as my_controllers:late.")
+    if name in _BESIDE or name == CONSTANT:
+        raise LMLError(f"controller={reference!r} has the name of a built-in control; give it another name.")
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:  # it is the user's module, which may fail in any way
+        raise LMLError(
+            f"controller={reference!r} cannot be imported ({type(error).__name__}: {' '.join(str(error).split())}); "
+            "give a module that is installed, or in the folder that you are in."
+        ) from error
+    _taken(name, getattr(found, name, None), f"controller={reference!r}")
+    return name
+
+
+def _installed() -> dict[str, importlib.metadata.EntryPoint]:
+    return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+
+
+def _taken(name: str, found: object, subject: str) -> tuple[Controller, int]:
+    """Return what a module registered under a name when it was imported, or register a function that it has."""
+    if name not in _CONTROLLERS:
+        if not callable(found):
+            raise LMLError(f"{subject} names no controller; give a function, or a module that registers {name!r}.")
+        register_controller(name)(found)
     return _CONTROLLERS[name]
 
 

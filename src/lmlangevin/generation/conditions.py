@@ -142,16 +142,16 @@ class Conditions:
         if built_in:
             self.refuse_conditions(repr(model))
             return
+        if self.arguments is not None and not (
+            isinstance(self.arguments, Mapping) and all(isinstance(key, str) for key in self.arguments)
+        ):
+            raise LMLError(f"arguments={self.arguments!r} is no mapping; give names and values.")
         self._check_prompts()
         self._check_numbers()
         self._check_pictures()
         for name in self.memory:
             if name not in MEMORY:
                 raise LMLError(f"memory={name!r} is unknown; give some of {', '.join(MEMORY)}.")
-        if self.arguments is not None and not (
-            isinstance(self.arguments, Mapping) and all(isinstance(key, str) for key in self.arguments)
-        ):
-            raise LMLError(f"arguments={self.arguments!r} is no mapping; give names and values.")
         if self.lora is not None and self.lora.endswith(".safetensors") and not Path(self.lora).is_file():
             raise LMLError(f"lora={self.lora!r} is not there; give a safetensors file, a folder, or a hub id.")
 
@@ -194,6 +194,13 @@ class Conditions:
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise LMLError(f"{name}={value} is not finite; give a number such as {7.5 if name[0] == 'g' else 1}.")
+        # Pipelines have further guidance scales of their own, such as true_cfg_scale.
+        for name, value in {**(self.arguments or {}), "guidance_scale": self.guidance_scale}.items():
+            if ("guidance_scale" in name or "cfg_scale" in name) and isinstance(value, (int, float)) and value < 0:
+                raise LMLError(
+                    f"{name}={value} is negative, which leads away from the prompt; give 0 or more, and what is to be "
+                    "avoided as --negative-prompt."
+                )
         for name in ("height", "width"):
             side = getattr(self, name)
             if side is None:
@@ -242,6 +249,19 @@ def _picture_paths(name: str, given: str) -> tuple[Path, ...]:
             return found
         raise LMLError(f"{name}={given!r} is a folder without pictures ({', '.join(SUFFIXES)}); give another.")
     raise LMLError(f"{name}={given!r} is not there; give a picture, or a folder of pictures.")
+
+
+def check_strength(strength: float, steps: int) -> None:
+    """Refuse a strength that asks a pipeline for less than one step: it takes `int(strength * steps)` of them.
+
+    Raises:
+        LMLError: If it is so small.
+    """
+    if int(strength * steps) < 1:
+        raise LMLError(
+            f"strength={strength} of steps={steps} is less than one step; give --strength "
+            f"{math.ceil(100 / steps) / 100:g} or more, or --steps {math.ceil(1 / strength)} or more."
+        )
 
 
 def read_picture(name: str, path: Path) -> Image.Image:

@@ -24,7 +24,7 @@ PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow")
 ARMS = ("images", "plain", "lml", "release")
 """Names of runs, which are those of the folders that hold their images."""
 
-MAY_DIFFER = ("batch_size", "compile", "device", "memory", "nfe")
+MAY_DIFFER = ("batch_size", "compile", "device", "force", "memory", "nfe")
 """Settings that may be others when a job goes on: they change no image beyond rounding, and the steps say what `nfe`
 does."""
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.checks import flow_mismatch
+from lmlangevin.generation.conditions import check_strength
 from lmlangevin.generation.config import GenerateConfig
 from lmlangevin.generation.models import LoadedModel
 from lmlangevin.install import install_hint
@@ -40,6 +41,11 @@ _OWN = {
     "image": "give --image or --control-image",
     "mask_image": "give --mask-image",
     "control_image": "give --control-image",
+    "guidance_scale": "give --guidance-scale",
+    "height": "give --height",
+    "width": "give --width",
+    "num_frames": "give --num-frames",
+    "strength": "give --strength",
     "num_images_per_prompt": "give --images-per-prompt",
     "batch_size": "give --batch-size",
     "generator": "give --seed",
@@ -125,6 +131,9 @@ def batch_arguments(pipe: Any, config: GenerateConfig, ids: Sequence[int]) -> di
     for name in given:
         if name not in parameters:
             raise LMLError(_unfit(config, name, family))
+    strength = given.get("strength", parameters["strength"].default if "strength" in parameters else None)
+    if isinstance(strength, (int, float)) and strength > 0:
+        check_strength(strength, int(config.steps or 0))
     supplied = {*given, "num_inference_steps", "output_type", "generator", "batch_size"}
     needed = [
         name
