@@ -104,7 +104,6 @@ def test_what_a_text_pipeline_cannot_do_is_refused(
             "strength=0.8 of steps=1 is less than one step; give --strength 1 or more, or --steps 2 or more",
         ),
         ({"arguments": {"strength": 0.01}}, "argument strength=0.01 is the job's own to give; give --strength"),
-        ({"arguments": {"guidance_scale": -1}}, "guidance_scale=-1 is negative"),
         ({"arguments": {"guidance_scale": 1}}, "argument guidance_scale=1 is the job's own to give"),
     ],
     ids=str,

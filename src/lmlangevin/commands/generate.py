@@ -148,7 +148,7 @@ def _configure(arguments: tuple[str, ...], controller: str | None, **options: An
     if (own := import_controller(controller)) is not None:
         if options["control"] not in (None, own):
             raise LMLError(
-                f"control={options['control']!r} and controller={controller!r} contradict; give one of them."
+                f"control={options['control']!r} and controller={controller!r} exclude each other; give one."
             )
         options["control"] = own
     steps, nfe = options["steps"], options["nfe"]

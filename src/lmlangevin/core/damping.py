@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 
@@ -174,7 +174,7 @@ def _installed() -> dict[str, importlib.metadata.EntryPoint]:
     return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
 
 
-def _taken(name: str, found: object, subject: str) -> tuple[Controller, int]:
+def _taken(name: str, found: Any, subject: str) -> tuple[Controller, int]:
     """Return what a module registered under a name when it was imported, or register a function that it has."""
     if name not in _CONTROLLERS:
         if not callable(found):
