@@ -11,10 +11,10 @@ from torch import Tensor
 
 from lmlangevin.core.errors import LMLError
 from lmlangevin.evaluation.compbench.blip import ANY_IMAGE
-from lmlangevin.evaluation.compbench.files import write_text
 from lmlangevin.evaluation.compbench.layout import Sample
 from lmlangevin.evaluation.compbench.scores import METRICS, write_scores
 from lmlangevin.evaluation.sources import read_image
+from lmlangevin.files import write_text
 from lmlangevin.scenes import SIZE, Request, load_reader, matches, parse_prompt, read_scenes, score_scene
 
 
