@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 CONFIG = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
 OUTSIDE = docs_hooks.pages_outside()
 SITE = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")} | set(OUTSIDE)
-PARTS = "core schedulers samplers calibration generation evaluation reference langevin theory".split()
+PARTS = "core schedulers samplers calibration generation evaluation reference langevin scenes theory".split()
 
 
 def test_every_page_is_in_the_navigation_and_every_entry_is_a_page() -> None:
