@@ -193,6 +193,8 @@ def test_the_share_of_signal_is_bounded_by_the_next_step() -> None:
         return 1 - ((repaired - n).norm() / (adapted.shift / 0.75).norm()).item()
 
     assert share(0.5) == pytest.approx(1.0, abs=1e-6)
+    # A step of log 2 judged, and one of log 2.5 ahead.
+    assert share(0.3) == pytest.approx(math.log(2) / math.log(2.5), abs=1e-6)
     # One tenth of the level: 0.7 = log 2 of a stride against log 10 ahead, and 2 / (10 - 1).
     assert share(0.075) == pytest.approx(min(math.log(2) / math.log(10), 2 / 9), abs=1e-6)
     assert share(0.0) == pytest.approx(1.0, abs=1e-6)

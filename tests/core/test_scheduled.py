@@ -32,6 +32,7 @@ def test_a_schedule_survives_json() -> None:
     assert (schedule.steps, schedule.rank, schedule.levels) == (3, 2, SIGMAS)
     gains_alone = CalibratedSchedule(None, GAINS)
     assert CalibratedSchedule.from_config(json.loads(json.dumps(gains_alone.to_config()))) == gains_alone
+    assert CalibratedSchedule((3.0, 0.0), ((),)).steps == 1
     with pytest.raises(LMLError, match="sigmas is None"):
         _ = gains_alone.levels
 
@@ -50,6 +51,9 @@ def test_a_schedule_survives_json() -> None:
         ({"gains": ((0.0,) * 17,) * 3}, "rows of 17 numbers"),
         ({"gains": ()}, "gains is"),
         ({"gains": ((0.0, 0.0), (True, 0.0), (0.7, -0.3))}, r"gains\[1\]\[0\] is True"),
+        ({"gains": ((0.0, 0.0), (float("nan"), 0.0), (0.7, -0.3))}, r"gains\[1\]\[0\] is nan; give a finite number"),
+        ({"gains": ((0.0, 0.0), ("0.4", 0.0), (0.7, -0.3))}, r"gains\[1\]\[0\] is '0.4'; give a finite number"),
+        ({"sigmas": (10.0, float("nan"), 0.5, 0.0)}, r"sigmas\[1\] is nan; give a finite number"),
         ({"restore_norm": 1}, "restore_norm is 1"),
     ],
 )
