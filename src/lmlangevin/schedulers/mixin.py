@@ -24,6 +24,7 @@ from lmlangevin.core import (
     correct,
     correct_scheduled,
     run_trust,
+    sample_hash,
 )
 from lmlangevin.schedulers import presets
 from lmlangevin.schedulers.grids import grid_setter
@@ -77,20 +78,6 @@ def _notice_idle(steps: int) -> None:
             "judge, or all so short that little is missed. Give another grid or number of steps, or a gain.",
             steps,
         )
-
-
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def _fingerprint(sample: Tensor) -> tuple[Tensor, torch.dtype, torch.Size]:
-    """Return a number for each sample, (batch,) int64, that another sample has as good as never; its dtype and shape.
-
-    What a step returned may be written to before the next one, and a copy of it would take the memory of a prediction.
-    Whole numbers have one sum in whatever order they are added.
-    """
-    bits = (sample.detach() + 0).flatten(1).view(_BITS[sample.element_size()])  # + 0 makes one of the two zeros
-    places = torch.arange(1, 2 * bits.shape[1], 2, dtype=torch.int32, device=bits.device)
-    return (bits * places).sum(1, dtype=torch.int64), sample.dtype, sample.shape
 
 
 class Settings(NamedTuple):
@@ -328,7 +315,7 @@ class LMLSchedulerMixin:
         if self._lml_next == len(self._lml_values):
             self._reset_stateful_cache()
         elif self._lml_adaptive.levels:
-            self._lml_output = _fingerprint(output)
+            self._lml_output = sample_hash(output), output.dtype, output.shape
 
     def _lml_index(self, timestep: Any) -> int:
         """Return the index of this step's level: the base's, where it counts, for it may begin somewhere else."""
@@ -410,7 +397,7 @@ class LMLSchedulerMixin:
         before, dtype, shape = self._lml_output
         if before.device != sample.device or shape != sample.shape:
             return None
-        same = _fingerprint(sample.to(dtype))[0] == before
+        same = sample_hash(sample.to(dtype)) == before
         # As a rule all are, which a host knows of a CPU without waiting, and None is computed faster.
         return None if same.device.type == "cpu" and all(same.tolist()) else same
 
