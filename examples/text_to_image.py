@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
-from PIL import Image
 
 from lmlangevin import apply_lml
-from lmlangevin.generation.images import ACCENT, INK, Row, rows_picture
+from lmlangevin.plot import contact_sheet
 from lmlangevin.scenes import DEMO_PROMPTS, load_pipeline, parse_prompt, read_scenes, score_scene
 
 SHOWN = ("colour", "shape", "texture", "complete")
@@ -86,11 +85,9 @@ def main() -> None:
             parts.append(f"{score} {100 * sum(values) / len(values):.0f}%")
         nfe = steps + (prepare in (shipped, lml))
         print(f"{name}, {nfe} evaluations: {', '.join(parts)}; RMSE {error:.3f} to the converged images")
-        pixels = ((images[: len(DEMO_PROMPTS)] + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-        label = [name, f"{nfe} evaluations", parts[0], parts[2], parts[3]]
-        rows.append(Row([Image.fromarray(p) for p in pixels], label, ACCENT if prepare is lml else INK))
+        rows.append(([name, f"{nfe} evaluations", parts[0], parts[2], parts[3]], images[: len(DEMO_PROMPTS)]))
     title = f"Text to image, guidance {args.guidance_scale:g}; scores of {len(prompts)} images"
-    rows_picture(rows, title=title, columns=len(DEMO_PROMPTS), captions=DEMO_PROMPTS, tile=128).save(args.out)
+    contact_sheet(rows, title=title, captions=DEMO_PROMPTS, accent=2).save(args.out)
     print(f"picture: {args.out}")
 
 

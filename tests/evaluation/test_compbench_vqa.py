@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lmlangevin.core.errors import LMLError
 from lmlangevin.evaluation.compbench import LABEL
+from lmlangevin.evaluation.compbench.blip import prepare_image
 from lmlangevin.evaluation.compbench.chunks import SpacyChunker, chunker_name, questions
 from lmlangevin.evaluation.compbench.layout import read_samples
 from lmlangevin.evaluation.compbench.vqa import PROGRESS_FILE, BlipScores, answer_of, score_folder, scorer_of
@@ -95,6 +96,9 @@ class Formula:
     def __init__(self, die_at: int = 10**9) -> None:
         self.calls: list[int] = []
         self._die_at = die_at
+
+    def prepare(self, path: Path) -> Tensor:
+        return prepare_image(path, self.resolution)
 
     def probabilities(self, images: Tensor, questions: Sequence[Sequence[str]], batch_size: int) -> list[list[float]]:
         if len(self.calls) == self._die_at:

@@ -47,6 +47,16 @@ def test_a_pipeline_to_lml_and_back(run: Run, tmp_path: Path) -> None:
     assert not np.array_equal(picture[:32], picture[32:])
 
 
+def test_text_to_image_draws_and_scores_every_sampler(run: Run, tmp_path: Path) -> None:
+    out = run("text_to_image.py", "--steps", 3, "--fine-steps", 8, "--images-per-prompt", 1)
+    lines = re.findall(r"^(.+), (\d+) evaluations: colour \d+%, .* RMSE (\d\.\d+)", out, flags=re.M)
+    assert [(name, nfe) for name, nfe, _ in lines] == [
+        ("as shipped: PNDM", "3"), ("best plain: UniPC", "3"), ("LML", "3"), ("converged", "8")
+    ]  # fmt: skip
+    assert float(lines[3][2]) == 0 < min(float(error) for _, _, error in lines[:3])
+    assert np.asarray(Image.open(tmp_path / "text_to_image.png").convert("RGB")).shape[1] > 8 * 128
+
+
 def test_a_calibration_is_fitted_saved_and_loaded(run: Run, tmp_path: Path) -> None:
     options = {"steps": 4, "num-seeds": 4, "iterations": 2, "fine-steps": 12, "num-images": 3}
     out = run("calibrate_and_save.py", *(word for key, value in options.items() for word in (f"--{key}", value)))
@@ -125,4 +135,4 @@ def test_examples_say_what_they_do_and_import_public_names(path: Path) -> None:
 def test_the_list_of_examples_is_complete() -> None:
     listed = re.findall(r"\((\w+\.py)\)", (FOLDER / "README.md").read_text(encoding="utf-8"))
     assert sorted(listed) == [path.name for path in SCRIPTS]
-    assert len(SCRIPTS) == 5
+    assert len(SCRIPTS) == 6

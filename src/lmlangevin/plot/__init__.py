@@ -2,5 +2,6 @@
 
 from lmlangevin.plot.draw import PlotResult, plot
 from lmlangevin.plot.pictures import difference
+from lmlangevin.plot.sheet import contact_sheet
 
-__all__ = ["PlotResult", "difference", "plot"]
+__all__ = ["PlotResult", "contact_sheet", "difference", "plot"]

@@ -7,9 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
+"""Words of an object's shape."""
+
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "cyan", "white")
+"""Words of its colour."""
+
 TEXTURES = ("plain", "striped", "dotted", "checkered")
+"""Words of its texture."""
+
 RELATIONS = ("left of", "right of", "above", "below")
+"""How the first of two objects lies to the second."""
 
 UNSEEN_COLOURS = frozenset(
     {("green", "star"), ("purple", "square"), ("orange", "ring"), ("cyan", "triangle"), ("white", "cross")}

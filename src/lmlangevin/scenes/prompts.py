@@ -19,6 +19,8 @@ from lmlangevin.scenes.language import (
 )
 
 CATEGORIES = ("colour", "shape", "texture", "spatial", "complex")
+"""Kinds of prompts, as in T2I-CompBench."""
+
 PROMPTS_A_FILE = 300
 
 DEMO_PROMPTS = (
@@ -31,6 +33,7 @@ DEMO_PROMPTS = (
     "a checkered yellow square and a striped green circle",
     "a blue cross left of a dotted white ring",
 )
+"""What the scenes models draw where no prompt is given."""
 
 
 def scene_prompts(category: str, *, seen: bool = True) -> list[str]:
