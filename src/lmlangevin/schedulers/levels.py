@@ -80,7 +80,8 @@ def find_index(timesteps: Tensor, planned: Sequence[float], timestep: Any, expec
     """
     if isinstance(timestep, Tensor):
         if timestep.untyped_storage().data_ptr() == timesteps.untyped_storage().data_ptr():
-            index, between = divmod(timestep.storage_offset() - timesteps.storage_offset(), timesteps.stride(0) or 1)
+            behind = int(timestep.storage_offset() - timesteps.storage_offset())
+            index, between = divmod(behind, int(timesteps.stride(0)) or 1)
             return index if not between and 0 <= index < len(planned) else None
         if expected is not None and timestep.device.type != "cpu":
             return expected  # its value would have to be waited for
