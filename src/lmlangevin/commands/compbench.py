@@ -102,7 +102,8 @@ def score(
     _check_out(out)
     if (vqa == "blip") == (blip_model is None):
         raise LMLError(
-            f"blip_model {blip_model!r}: goes with vqa 'blip' and no other; give --blip-model or --vqa scenes"
+            f"blip_model {blip_model!r}, vqa {vqa!r}: BLIP needs its model, and the reader has its own; give one of "
+            "--blip-model and --vqa scenes"
         )
     homes = [sampler_folder(named) for named in samples]
     wanted = [None if prompts is None else read_prompts(prompts, home.absolute().parent.name) for home in homes]
