@@ -29,7 +29,7 @@ def repeat_script(config: GenerateConfig, out: str = "lml-images") -> str:
     given = [_literal(out)]
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
-        if item.name not in _LEFT_OUT and (value != item.default or item.name == "steps"):
+        if item.init and item.name not in _LEFT_OUT and (value != item.default or item.name == "steps"):
             given.append(f"{item.name}={_literal(value)}")
     return (
         "from lmlangevin.generation import GenerateConfig, generate\n"

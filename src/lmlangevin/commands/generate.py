@@ -59,7 +59,7 @@ def _memory_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--scheduler",
     default="",
     show_default=False,
-    help=f"One of {SCHEDULER_NAMES}.  [default: the model folder's, or ddim]",
+    help=f"One of {SCHEDULER_NAMES}, or a scheduler class of diffusers.  [default: the model's own, or ddim]",
 )
 @click.option(
     "--steps",

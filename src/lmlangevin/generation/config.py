@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from lmlangevin.core.config import DampingMode, LMLConfig
@@ -14,7 +14,7 @@ from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.checks import BUILT_IN, check_choice, check_device, check_model, flow_mismatch
 from lmlangevin.generation.conditions import Conditions, check_strength
 from lmlangevin.generation.langevin import checked_step_size, steps_for
-from lmlangevin.generation.model_folder import scheduler_of_folder
+from lmlangevin.generation.model_folder import own_sampler
 from lmlangevin.generation.prompts import Prompts, example_prompts
 from lmlangevin.generation.seeds import SEED_LIMIT
 from lmlangevin.generation.store import Place, as_place
@@ -49,8 +49,10 @@ class GenerateConfig(Conditions):
         model: `"embedded"`, `"analytic-cifar10"`, `"scenes"` or `"scenes-flow"`, which draw eight example prompts
             where none is given, a folder that `DiffusionPipeline.save_pretrained` wrote, or the hub
             id of a diffusers pipeline.
-        scheduler: Short name of the sampler, a key of `lmlangevin.schedulers.SCHEDULERS`; the attribute is a name
-            always. Empty is the one that a calibration was fitted for, or that of the model's folder, or `"ddim"`.
+        scheduler: Name of the sampler, a key of `lmlangevin.schedulers.SCHEDULERS` or the name of a diffusers scheduler
+            class; the attribute is a name always. Empty is the one that a calibration was fitted for, or the one that
+            the model comes with, or `"ddim"`. As in `apply_lml`, DDIM takes the place of an unconditional pixel model's
+            `DDPMScheduler` where nothing of LML's is chosen, with a note.
         langevin_steps: Langevin steps at each noise level of the sampler but the first, one evaluation each. For
             unconditional pixel models.
         langevin_step_size: Their size in units of the level's variance, inside (0, 1); None is 0.2, or none without.
@@ -91,6 +93,9 @@ class GenerateConfig(Conditions):
         overwrite: Whether to replace an earlier job in the same folder.
         resume: Whether to go on with an earlier job in the same folder; without one, a job just starts.
 
+    Attributes:
+        notes: Lines about the settings that a user should read.
+
     Raises:
         LMLError: For a value out of range or two that exclude each other.
     """
@@ -125,6 +130,7 @@ class GenerateConfig(Conditions):
     force: bool = False
     overwrite: bool = False
     resume: bool = False
+    notes: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         take_numbers(self)
@@ -185,21 +191,40 @@ class GenerateConfig(Conditions):
     def as_dict(self) -> dict[str, Any]:
         """Return the settings for a manifest: all but where the images go, and what becomes of an earlier job."""
         settings = dataclasses.asdict(self)
-        del settings["out"], settings["overwrite"], settings["resume"]
+        for name in ("out", "overwrite", "resume", "notes"):
+            del settings[name]
         return plain(settings)
 
     def _set_scheduler(self) -> None:
         """Resolve `scheduler`, so that it is a name from here on."""
         if self.scheduler:
             return
-        name = scheduler_of_folder(self.model) or "ddim"
         if self.control == CALIBRATED:
             name = "euler"
             if self.calibration is not None:
                 from lmlangevin.schedulers.calibrations import load_calibration
 
                 name = load_calibration(self.calibration).sampler
+        else:
+            name = self._own_scheduler()
         object.__setattr__(self, "scheduler", name)
+
+    def _own_scheduler(self) -> str:
+        """Return the sampler that the model comes with, or the one that takes its place as in `apply_lml`."""
+        own = None if self.model in BUILT_IN else own_sampler(self.model)
+        if own is None:
+            return "ddim"
+        if not self.lml or self.chosen or self.control is not None or not own.pixels:
+            return own.name
+        from lmlangevin.schedulers.choice import measured_sister, sister_words
+        from lmlangevin.schedulers.names import find_scheduler, own_name
+
+        base = find_scheduler(own.name).base
+        sister = measured_sister(base, own.config)
+        if sister is None:
+            return own.name
+        object.__setattr__(self, "notes", (sister_words(base, sister),))
+        return own_name(sister.__name__, own.config)
 
     def _check_calibration(self) -> None:
         """Resolve `calibration`, so that it is set where it is used."""
@@ -374,15 +399,13 @@ class GenerateConfig(Conditions):
             check_choice("timestep_spacing", self.timestep_spacing, SPACINGS)
         if self.sigmas is not None:
             check_choice("sigmas", self.sigmas, SIGMAS)
+        from lmlangevin.schedulers.factory import check_correctable
         from lmlangevin.schedulers.names import find_scheduler, grid_config
 
         entry = find_scheduler(self.scheduler)
         grid_config(entry, self.grid)
-        if self.lml and not entry.takes_lml:
-            raise LMLError(
-                f"scheduler={self.scheduler!r} evaluates the network twice an interval, which LML does not correct; "
-                "give no-lml, or another scheduler such as dpmpp-2m."
-            )
+        if self.lml:
+            check_correctable(entry.base)
         if entry.flow and self.model == "embedded":
             raise LMLError(flow_mismatch(self.scheduler, self.model, flow_model=False))
         if self.flow_shift is None:

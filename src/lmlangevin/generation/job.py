@@ -71,7 +71,7 @@ def generate(config: GenerateConfig, progress: Progress | None = None) -> Genera
     processes = join_processes()
     store = processes.together(lambda: open_store(config.out))
     earlier = processes.by_first(lambda: find_job(store, config))
-    notes: list[str] = []
+    notes = list(config.notes)
 
     def prepare() -> tuple[GenerateConfig, LoadedModel, list[RunResult], bool]:
         own = dataclasses.replace(config, device=processes.device(config.device))

@@ -82,6 +82,7 @@ def load_pipeline(config: GenerateConfig, dtype: torch.dtype, *, flow: bool) -> 
     reason = refusal(type(pipe)) if config.lml else None
     if reason is not None:
         raise LMLError(f"model={config.model!r} is a {family}, which LML does not support: {reason}; give --no-lml.")
+    _check_scheduler(scheduler, config)
     if is_flow(scheduler) != flow:
         raise LMLError(flow_mismatch(config.scheduler, config.model, flow_model=not flow))
     shape = _loop_shape(pipe)
@@ -98,6 +99,24 @@ def load_pipeline(config: GenerateConfig, dtype: torch.dtype, *, flow: bool) -> 
     pipe.set_progress_bar_config(disable=True)
     # The presets were measured on pixel models that take no condition, which is what the plain loop runs.
     return LoadedModel(config.model, family, networks, scheduler.config, shape, pipe, measured=shape is not None)
+
+
+def _check_scheduler(own: Any, config: GenerateConfig) -> None:
+    """Refuse LML, or another sampler, for a model that its own scheduler alone can sample."""
+    from lmlangevin.schedulers.factory import refusal_of
+    from lmlangevin.schedulers.names import find_scheduler
+
+    base = getattr(own, "_lml_base", type(own))
+    refusal = refusal_of(base)
+    if refusal is None or not refusal.of_model:
+        return
+    if config.lml:
+        raise LMLError(refusal.sentence)
+    if find_scheduler(config.scheduler).base is not base:
+        raise LMLError(
+            f"scheduler={config.scheduler!r} is not for model={config.model!r}, which comes with {base.__name__}: "
+            f"{refusal.reason}; leave it out."
+        )
 
 
 def batch_arguments(pipe: Any, config: GenerateConfig, ids: Sequence[int]) -> dict[str, Any]:

@@ -96,6 +96,11 @@ def plan_runs(config: GenerateConfig, model: LoadedModel, notes: list[str]) -> l
             f"{model.family}; leave it out, or give another model."
         )
     runs = []
+    if config.lml and model.pipeline is not None:
+        from lmlangevin.schedulers.distilled import distilled_notice
+
+        notice = distilled_notice(model.pipeline, config.model, config.lora)
+        notes += [] if notice is None else [notice]
     with without_known_warnings():
         for name in run_names(config):
             if name == "release":
@@ -128,7 +133,7 @@ def _build(config: GenerateConfig, model: LoadedModel, notes: list[str], *, with
     if config.control is None:
         keys["control"] = _default_control(config, model, plain)
     if config.calibration is not None:
-        keys |= {"calibrated_steps": _calibrated_steps(config, model, plain)}
+        keys |= {"calibrated_steps": _calibrated_steps(config, model, plain, notes)}
     by_preset = keys["control"] == CONSTANT and config.gain is None and config.kappa is None and config.damping is None
     if by_preset:
         keys |= _preset_keys(config, model, plain, notes)
@@ -192,9 +197,9 @@ def _overrides(config: GenerateConfig, model: LoadedModel) -> dict[str, Any]:
     return overrides
 
 
-def _calibrated_steps(config: GenerateConfig, model: LoadedModel, plain: Any) -> dict[str, Any]:
+def _calibrated_steps(config: GenerateConfig, model: LoadedModel, plain: Any, notes: list[str]) -> dict[str, Any]:
     """Return the schedule of a job's calibration, which must be one of this model and sampler."""
-    from lmlangevin.schedulers.calibrations import fingerprint, load_calibration
+    from lmlangevin.schedulers.calibrations import adapters_notice, fingerprint, load_calibration
 
     fitted = load_calibration(str(config.calibration))
     now = fingerprint(
@@ -205,4 +210,6 @@ def _calibrated_steps(config: GenerateConfig, model: LoadedModel, plain: Any) ->
         own_grid=fitted.schedule.sigmas is not None,
     )
     fitted.check(now)
+    words = adapters_notice(model.networks[0])
+    notes += [] if words is None else [words]
     return fitted.schedule.to_config()

@@ -135,6 +135,17 @@ def fingerprint(
     }
 
 
+def adapters_notice(network: Any) -> str | None:
+    """Return what a user of a calibration is told of adapters that change the network; None where there are none."""
+    names = active_adapters(network)
+    if not names:
+        return None
+    return (
+        f"Adapters are active ({', '.join(names)}), which a calibration does not tell from other weights of the same "
+        "network: compare with the plain sampler."
+    )
+
+
 @dataclass(frozen=True)
 class CalibrationFile:
     """A calibrated schedule with what it was fitted for and how.

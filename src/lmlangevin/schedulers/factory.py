@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import diffusers
 from diffusers.configuration_utils import register_to_config
@@ -21,10 +21,18 @@ Base = TypeVar("Base", bound=SchedulerMixin)
 _CLASSES: dict[type, type] = {}
 _MAKING = threading.Lock()
 
-_REFUSED = {
+_SOLVERS = {
     "DPMSolverSinglestepScheduler": "it evaluates the network several times an interval",
     "DPMSolverSDEScheduler": "it evaluates the network twice an interval",
     "RePaintScheduler": "it moves back and forth in time",
+    **dict.fromkeys(
+        ("DDIMParallelScheduler", "DDPMParallelScheduler"),
+        "it steps many timesteps at once, which leaves no order in which one prediction follows another",
+    ),
+}
+"""Solvers that cannot be corrected, of models that another solver can sample."""
+
+_MODELS = {
     **dict.fromkeys(
         (
             "AmusedScheduler",
@@ -36,10 +44,6 @@ _REFUSED = {
         "it predicts tokens, not noise",
     ),
     **dict.fromkeys(
-        ("DDIMParallelScheduler", "DDPMParallelScheduler"),
-        "it steps many timesteps at once, which leaves no order in which one prediction follows another",
-    ),
-    **dict.fromkeys(
         ("LCMScheduler", "TCDScheduler", "CMStochasticIterativeScheduler", "FlowMatchLCMScheduler", "SCMScheduler"),
         "it samples a distilled consistency model, which has no trajectory to follow",
     ),
@@ -49,6 +53,21 @@ _REFUSED = {
         "it samples a distilled model, whose predictions say no more than where the step ends",
     ),
 }
+"""Schedulers of models that another scheduler does not read, or that have no trajectory whoever samples them."""
+
+
+class Refusal(NamedTuple):
+    """Why a scheduler class cannot be corrected.
+
+    Attributes:
+        sentence: The reason and the remedy, as users read it.
+        reason: The reason alone.
+        of_model: Whether it lies in the model that the scheduler is for, so that another scheduler is no remedy.
+    """
+
+    sentence: str
+    reason: str
+    of_model: bool
 
 
 def with_lml(base: type[Base]) -> type[Base]:
@@ -106,25 +125,52 @@ def resolve(name: str) -> type:
     )
 
 
-def _check_base(base: type) -> None:
-    name = getattr(base, "__name__", type(base).__name__)
-    if not (inspect.isclass(base) and issubclass(base, SchedulerMixin)):
-        raise LMLError(f"base={name} is no diffusers scheduler; give a subclass of diffusers.SchedulerMixin.")
-    step: Any = getattr(base, "step", None)
-    reason = next((_REFUSED[parent.__name__] for parent in base.__mro__ if parent.__name__ in _REFUSED), None)
-    if reason is None and getattr(base, "order", 1) != 1:
-        reason = "it evaluates the network twice an interval"
+def refusal_of(base: type) -> Refusal | None:
+    """Return why a scheduler class cannot be corrected; None for one that can.
+
+    Args:
+        base: A subclass of `diffusers.SchedulerMixin`.
+    """
+    kin = [parent.__name__ for parent in base.__mro__]
+    reason = next((_MODELS[name] for name in kin if name in _MODELS), None)
     if reason is None and hasattr(base, "precondition_outputs"):
         reason = "its predictions are preconditioned in the way of EDM, whose noise this package does not convert"
+    if reason is not None:
+        remedy = "use it without LML (--no-lml), or another model, since other schedulers are not for this one"
+        return Refusal(f"base={base.__name__} cannot be corrected: {reason}; {remedy}.", reason, of_model=True)
+    reason = next((_SOLVERS[name] for name in kin if name in _SOLVERS), None)
+    if reason is None and getattr(base, "order", 1) != 1:
+        reason = "it evaluates the network twice an interval"
+    step: Any = getattr(base, "step", None)
     arguments = list(inspect.signature(step).parameters)[1:4] if step is not None else []
     if reason is None and arguments != ["model_output", "timestep", "sample"]:
         reason = "its step does not take (model_output, timestep, sample)"
-    if reason is not None:
-        other = "FlowMatchEulerDiscreteScheduler" if name.startswith("FlowMatch") else "DDIMScheduler"
-        raise LMLError(
-            f"base={name} cannot be corrected: {reason}; use {other}, DPMSolverMultistepScheduler or another "
-            "scheduler that evaluates once a timestep."
-        )
+    if reason is None:
+        return None
+    other = "FlowMatchEulerDiscreteScheduler" if base.__name__.startswith("FlowMatch") else "DDIMScheduler"
+    remedy = (
+        f"use {other}, DPMSolverMultistepScheduler or another scheduler that evaluates once a timestep, or sample "
+        "without LML (--no-lml)"
+    )
+    return Refusal(f"base={base.__name__} cannot be corrected: {reason}; {remedy}.", reason, of_model=False)
+
+
+def check_correctable(base: type) -> None:
+    """Refuse a scheduler class that cannot be corrected, in the words of `refusal_of`.
+
+    Raises:
+        LMLError: If it cannot.
+    """
+    refusal = refusal_of(base)
+    if refusal is not None:
+        raise LMLError(refusal.sentence)
+
+
+def _check_base(base: type) -> None:
+    if not (inspect.isclass(base) and issubclass(base, SchedulerMixin)):
+        name = getattr(base, "__name__", type(base).__name__)
+        raise LMLError(f"base={name} is no diffusers scheduler; give a subclass of diffusers.SchedulerMixin.")
+    check_correctable(base)
 
 
 def _merged_signature(base: type) -> inspect.Signature:

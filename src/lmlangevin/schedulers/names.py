@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import diffusers
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from lmlangevin.core import LMLError
-from lmlangevin.schedulers.factory import with_lml
+from lmlangevin.schedulers.factory import refusal_of, with_lml
+from lmlangevin.values import same
 
 VP_GRIDS = ("leading", "trailing", "linspace")
 SIGMA_GRIDS = {
@@ -30,8 +34,8 @@ class SchedulerName:
         config: Configuration keys that it sets.
         title: How people write its name.
         flow: Whether it samples flow-matching models (velocity) and not noise-predicting ones.
-        stochastic: Whether it draws noise in its steps, so that no solution of an ODE is its limit.
-        takes_lml: Whether there is an LML version; a solver that evaluates twice an interval has none.
+        stochastic: Whether it draws noise in its steps, so that no solution of an ODE is its limit; known of the short
+            names alone.
     """
 
     class_name: str
@@ -39,12 +43,16 @@ class SchedulerName:
     config: dict[str, Any] = field(default_factory=dict)
     flow: bool = False
     stochastic: bool = False
-    takes_lml: bool = True
 
     @property
     def base(self) -> type:
         """The diffusers class."""
         return getattr(diffusers, self.class_name)
+
+    @property
+    def takes_lml(self) -> bool:
+        """Whether there is an LML version."""
+        return refusal_of(self.base) is None
 
     @property
     def shift_key(self) -> str:
@@ -54,8 +62,11 @@ class SchedulerName:
     def evaluations(self, steps: int) -> int:
         """Return the network evaluations that a number of steps costs, guidance apart."""
         if self.class_name == "PNDMScheduler":
-            return steps + 1  # the linear multistep start takes its first interval twice
-        if self.class_name in ("HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"):
+            # The linear multistep start takes its first interval twice, that of Runge-Kutta three intervals four times.
+            return steps + (1 if self.config.get("skip_prk_steps") else 9)
+        if self.class_name == "MiniMaxH3Scheduler":
+            return steps - 1  # its timesteps are counted with the one that it ends at
+        if getattr(self.base, "order", 1) == 2:
             return 2 * steps - 1  # two an interval, but for the last, which ends at sigma 0
         return steps
 
@@ -106,9 +117,9 @@ SCHEDULERS: dict[str, SchedulerName] = {
     "deis": SchedulerName("DEISMultistepScheduler", "DEIS", {"algorithm_type": "deis", "solver_order": 2}),
     "pndm": SchedulerName("PNDMScheduler", "PNDM", {"skip_prk_steps": True}),
     "euler": SchedulerName("EulerDiscreteScheduler", "Euler"),
-    "heun": SchedulerName("HeunDiscreteScheduler", "Heun", takes_lml=False),
+    "heun": SchedulerName("HeunDiscreteScheduler", "Heun"),
     "flow-euler": SchedulerName("FlowMatchEulerDiscreteScheduler", "flow-matching Euler", flow=True),
-    "flow-heun": SchedulerName("FlowMatchHeunDiscreteScheduler", "flow-matching Heun", flow=True, takes_lml=False),
+    "flow-heun": SchedulerName("FlowMatchHeunDiscreteScheduler", "flow-matching Heun", flow=True),
     "flow-dpmpp-2m": SchedulerName(
         "DPMSolverMultistepScheduler",
         "flow-matching DPM-Solver++(2M)",
@@ -121,14 +132,79 @@ SCHEDULERS: dict[str, SchedulerName] = {
 
 
 def find_scheduler(name: str) -> SchedulerName:
-    """Return the sampler of a short name.
+    """Return the sampler of a name.
+
+    Args:
+        name: A key of `SCHEDULERS`, or the name of a diffusers scheduler class, whose settings are then the model's
+            own; with `flow-` before it where a solver that was made for noise samples a flow.
 
     Raises:
-        LMLError: For an unknown name; the message lists the known ones.
+        LMLError: For an unknown name; the message lists the short ones.
     """
-    if name not in SCHEDULERS:
-        raise LMLError(f"scheduler={name!r} is unknown; give one of {', '.join(SCHEDULERS)}.")
-    return SCHEDULERS[name]
+    found = SCHEDULERS.get(name) or _of_class(name)
+    if found is None:
+        raise LMLError(
+            f"scheduler={name!r} is unknown; give one of {', '.join(SCHEDULERS)}, or the name of a scheduler class of "
+            "diffusers."
+        )
+    return found
+
+
+@functools.cache
+def _of_class(name: str) -> SchedulerName | None:
+    """Return the sampler of a class's name, None where diffusers has no such class, or none that takes its defaults."""
+    from lmlangevin.schedulers.pipeline import is_flow
+
+    class_name = name.removeprefix("flow-")
+    base: Any = getattr(diffusers, class_name, None)
+    if not (inspect.isclass(base) and issubclass(base, SchedulerMixin) and base is not SchedulerMixin):
+        return None
+    config, title = _CLASS_CONFIG.get(class_name, {}), class_name.removesuffix("Scheduler")
+    if name != class_name:
+        takes_both = "use_flow_sigmas" in inspect.signature(base.__init__).parameters
+        return (
+            SchedulerName(class_name, f"flow-matching {title}", {**config, **_FLOW}, flow=True) if takes_both else None
+        )
+    try:
+        return SchedulerName(class_name, title, config, flow=is_flow(base()))
+    except TypeError:  # tokens are predicted from tables that a constructor needs
+        return None
+
+
+_CLASS_CONFIG = {"PNDMScheduler": {"skip_prk_steps": False}}
+"""What makes a class another sampler than the short name is that it has."""
+
+
+def own_name(class_name: str, config: Mapping[str, Any]) -> str:
+    """Return the name of the sampler that a model comes with.
+
+    Args:
+        class_name: Its scheduler's class.
+        config: Its scheduler's configuration.
+
+    Returns:
+        A short name where that is this sampler, in class, algorithm and order; otherwise the name of its class. See
+        `find_scheduler`.
+
+    Raises:
+        LMLError: If diffusers does not have the class, or cannot build it.
+    """
+    from lmlangevin.schedulers.pipeline import is_flow
+
+    entry = find_scheduler(class_name)
+    accepted = inspect.signature(entry.base.__init__).parameters
+    try:
+        own = entry.base(**{key: value for key, value in config.items() if key in accepted})
+    except (TypeError, ValueError, NotImplementedError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise LMLError(f"scheduler={class_name!r} cannot be built as the model has it ({reason}).") from error
+    flow = is_flow(own)
+    for name, other in SCHEDULERS.items():
+        if (other.class_name, other.flow) == (class_name, flow) and all(
+            same(own.config.get(key), value) for key, value in other.config.items()
+        ):
+            return name
+    return f"flow-{class_name}" if flow and not entry.flow else class_name
 
 
 def grid_config(entry: SchedulerName, grid: str | None) -> dict[str, Any]:
@@ -171,7 +247,7 @@ def build_scheduler(
     """Build a named sampler for a model.
 
     Args:
-        name: A key of `SCHEDULERS`.
+        name: See `find_scheduler`.
         config: The configuration that came with the model (noise schedule, prediction type, ...).
         grid: Time grid, see `grid_config`.
         lml: LML keys for the LML version; None builds the plain base.
@@ -189,9 +265,4 @@ def build_scheduler(
         config = {key: value for key, value in config.items() if key != "shift"}  # diffusers would remark on it
     if lml is None:
         return entry.base.from_config(config, **keys)
-    if not entry.takes_lml:
-        raise LMLError(
-            f"scheduler={name!r} evaluates the network twice an interval, which LML does not correct; give --no-lml, "
-            "or another scheduler such as dpmpp-2m."
-        )
     return with_lml(entry.base).from_config(config, **keys, **lml)

@@ -13,13 +13,15 @@ from lmlangevin.core import LMLError
 from lmlangevin.core.damping import CALIBRATED, CONSTANT
 from lmlangevin.schedulers.calibrations import (
     CalibrationFile,
+    adapters_notice,
     fingerprint,
     load_calibration,
     network_of,
     shipped_calibrations,
 )
-from lmlangevin.schedulers.choice import default_control, default_preset, measured_sister
-from lmlangevin.schedulers.factory import with_lml
+from lmlangevin.schedulers.choice import default_control, default_preset, measured_sister, sister_words
+from lmlangevin.schedulers.distilled import distilled_notice
+from lmlangevin.schedulers.factory import refusal_of, with_lml
 from lmlangevin.schedulers.mixin import LML_DEFAULTS, LMLSchedulerMixin
 from lmlangevin.schedulers.names import find_scheduler, sampler_config
 from lmlangevin.schedulers.noise import is_flow, would_be_flow
@@ -75,8 +77,8 @@ def apply_lml(
             calibrated. None compares nothing; a pipeline does not tell its scheduler.
         record: Whether to keep each step's `LMLInfo` on `pipe.scheduler.lml_history`.
         scheduler: Another sampler than the pipeline's own: a short name such as `"dpmpp-2m"` (see `lml info`), or a
-            diffusers class. None keeps the pipeline's own, but for one case: where nothing at all is chosen and an
-            unconditional pixel model comes with `DDPMScheduler`, which draws noise and was not measured,
+            diffusers class or its name. None keeps the pipeline's own, but for one case: where nothing at all is chosen
+            and an unconditional pixel model comes with `DDPMScheduler`, which draws noise and was not measured,
             `DDIMScheduler` takes its place, with a notice. `remove_lml` gives the first one back.
 
     Returns:
@@ -92,6 +94,9 @@ def apply_lml(
     if reason is not None:
         raise LMLError(f"pipe={family} is not supported: {reason}; use another pipeline.")
     current = _scheduler_of(pipe)
+    of_own = refusal_of(getattr(current, "_lml_base", type(current)))
+    if of_own is not None and of_own.of_model:
+        raise LMLError(of_own.sentence)
     chosen = gain is not None or kappa is not None or damping is not None or placement != "score" or rank != 1
     measured = family in _MEASURED_PIPELINES
     fitted = _read_calibration(control, calibration, guidance_scale)
@@ -134,9 +139,12 @@ def apply_lml(
     if scheduler is not None or sister is not None:
         pipe.scheduler._lml_replaced = own, config
     if sister is not None:
-        _notice_sister(own, sister)
+        logger.warning("%s remove_lml gives it back.", sister_words(own, sister))
     if by_preset:
         _notice_preset(family, plain, preset, halved=not measured)
+    notice = distilled_notice(pipe)
+    if notice is not None:
+        logger.warning(notice)
     return pipe
 
 
@@ -164,6 +172,9 @@ def _check_calibration(pipe: Any, plain: Any, fitted: CalibrationFile, guidance_
     own_grid = fitted.schedule.sigmas is not None
     now = fingerprint(network_of(pipe), plain, steps=steps, guidance_scale=guidance_scale, own_grid=own_grid)
     fitted.check(now, unknown=("guidance_scale",) if guidance_scale is None else ())
+    words = adapters_notice(network_of(pipe))
+    if words is not None:
+        logger.warning(words)
     if guidance_scale is None and fitted.fingerprint["guidance_scale"] is not None:
         logger.warning(
             "The schedule was calibrated with guidance_scale=%g; call the pipeline with the same.",
@@ -256,16 +267,6 @@ def _check_pixel_loop(pipe: Any, plain: Any) -> None:
 def _without_lml(config: Any) -> dict[str, Any]:
     # Keys that nobody chose stay named under "_use_default_values": diffusers leaves those to the next class.
     return {key: value for key, value in config.items() if key not in LML_DEFAULTS}
-
-
-def _notice_sister(base: type, sister: type) -> None:
-    logger.warning(
-        "%s draws noise in every step and no gain was measured for it, so that %s, which samples the same model "
-        "without noise, takes its place. Give scheduler=%s or a gain to keep it; remove_lml gives it back.",
-        base.__name__,
-        sister.__name__,
-        base.__name__,
-    )
 
 
 def _notice_preset(family: str, plain: Any, preset: Preset | None, *, halved: bool) -> None:
