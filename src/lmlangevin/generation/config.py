@@ -399,13 +399,14 @@ class GenerateConfig(Conditions):
             check_choice("timestep_spacing", self.timestep_spacing, SPACINGS)
         if self.sigmas is not None:
             check_choice("sigmas", self.sigmas, SIGMAS)
-        from lmlangevin.schedulers.factory import check_correctable
+        from lmlangevin.schedulers.factory import refusal_of
         from lmlangevin.schedulers.names import find_scheduler, grid_config
 
         entry = find_scheduler(self.scheduler)
         grid_config(entry, self.grid)
-        if self.lml:
-            check_correctable(entry.base)
+        refusal = refusal_of(entry.base) if self.lml else None
+        if refusal is not None:
+            raise refusal.error(f"scheduler={self.scheduler!r}")
         if entry.flow and self.model == "embedded":
             raise LMLError(flow_mismatch(self.scheduler, self.model, flow_model=False))
         if self.flow_shift is None:

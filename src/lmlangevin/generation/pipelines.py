@@ -111,7 +111,7 @@ def _check_scheduler(own: Any, config: GenerateConfig) -> None:
     if refusal is None or not refusal.of_model:
         return
     if config.lml:
-        raise LMLError(refusal.sentence)
+        raise refusal.error(f"scheduler={base.__name__!r}")
     if find_scheduler(config.scheduler).base is not base:
         raise LMLError(
             f"scheduler={config.scheduler!r} is not for model={config.model!r}, which comes with {base.__name__}: "

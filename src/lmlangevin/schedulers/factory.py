@@ -60,14 +60,18 @@ class Refusal(NamedTuple):
     """Why a scheduler class cannot be corrected.
 
     Attributes:
-        sentence: The reason and the remedy, as users read it.
-        reason: The reason alone.
+        reason: The reason.
+        remedy: What to do instead.
         of_model: Whether it lies in the model that the scheduler is for, so that another scheduler is no remedy.
     """
 
-    sentence: str
     reason: str
+    remedy: str
     of_model: bool
+
+    def error(self, argument: str) -> LMLError:
+        """Return the error that refuses an argument, which names itself and its value."""
+        return LMLError(f"{argument} cannot be corrected: {self.reason}; {self.remedy}.")
 
 
 def with_lml(base: type[Base]) -> type[Base]:
@@ -137,7 +141,7 @@ def refusal_of(base: type) -> Refusal | None:
         reason = "its predictions are preconditioned in the way of EDM, whose noise this package does not convert"
     if reason is not None:
         remedy = "use it without LML (--no-lml), or another model, since other schedulers are not for this one"
-        return Refusal(f"base={base.__name__} cannot be corrected: {reason}; {remedy}.", reason, of_model=True)
+        return Refusal(reason, remedy, of_model=True)
     reason = next((_SOLVERS[name] for name in kin if name in _SOLVERS), None)
     if reason is None and getattr(base, "order", 1) != 1:
         reason = "it evaluates the network twice an interval"
@@ -149,28 +153,19 @@ def refusal_of(base: type) -> Refusal | None:
         return None
     other = "FlowMatchEulerDiscreteScheduler" if base.__name__.startswith("FlowMatch") else "DDIMScheduler"
     remedy = (
-        f"use {other}, DPMSolverMultistepScheduler or another scheduler that evaluates once a timestep, or sample "
-        "without LML (--no-lml)"
+        f"use {other}, DPMSolverMultistepScheduler (dpmpp-2m) or another scheduler that evaluates once a timestep, or "
+        "sample without LML (--no-lml)"
     )
-    return Refusal(f"base={base.__name__} cannot be corrected: {reason}; {remedy}.", reason, of_model=False)
-
-
-def check_correctable(base: type) -> None:
-    """Refuse a scheduler class that cannot be corrected, in the words of `refusal_of`.
-
-    Raises:
-        LMLError: If it cannot.
-    """
-    refusal = refusal_of(base)
-    if refusal is not None:
-        raise LMLError(refusal.sentence)
+    return Refusal(reason, remedy, of_model=False)
 
 
 def _check_base(base: type) -> None:
     if not (inspect.isclass(base) and issubclass(base, SchedulerMixin)):
         name = getattr(base, "__name__", type(base).__name__)
         raise LMLError(f"base={name} is no diffusers scheduler; give a subclass of diffusers.SchedulerMixin.")
-    check_correctable(base)
+    refusal = refusal_of(base)
+    if refusal is not None:
+        raise refusal.error(f"base={base.__name__}")
 
 
 def _merged_signature(base: type) -> inspect.Signature:

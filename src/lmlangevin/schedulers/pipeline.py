@@ -96,7 +96,7 @@ def apply_lml(
     current = _scheduler_of(pipe)
     of_own = refusal_of(getattr(current, "_lml_base", type(current)))
     if of_own is not None and of_own.of_model:
-        raise LMLError(of_own.sentence)
+        raise of_own.error(f"base={getattr(current, '_lml_base', type(current)).__name__}")
     chosen = gain is not None or kappa is not None or damping is not None or placement != "score" or rank != 1
     measured = family in _MEASURED_PIPELINES
     fitted = _read_calibration(control, calibration, guidance_scale)
