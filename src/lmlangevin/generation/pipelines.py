@@ -69,7 +69,7 @@ def load_pipeline(config: GenerateConfig, dtype: torch.dtype, *, flow: bool) -> 
         LMLError: If something cannot be found or loaded, or the pipeline does not fit the job. Nothing has been written
             by then.
     """
-    from lmlangevin.schedulers.pipeline import is_flow
+    from lmlangevin.schedulers.noise import is_flow
     from lmlangevin.schedulers.refused import refusal
 
     config.check_files()

@@ -13,6 +13,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from lmlangevin.core import LMLError
 from lmlangevin.schedulers.factory import refusal_of, with_lml
+from lmlangevin.schedulers.noise import is_flow
 from lmlangevin.values import same
 
 VP_GRIDS = ("leading", "trailing", "linspace")
@@ -153,8 +154,6 @@ def find_scheduler(name: str) -> SchedulerName:
 @functools.cache
 def _of_class(name: str) -> SchedulerName | None:
     """Return the sampler of a class's name, None where diffusers has no such class, or none that takes its defaults."""
-    from lmlangevin.schedulers.pipeline import is_flow
-
     class_name = name.removeprefix("flow-")
     base: Any = getattr(diffusers, class_name, None)
     if not (inspect.isclass(base) and issubclass(base, SchedulerMixin) and base is not SchedulerMixin):
@@ -189,8 +188,6 @@ def own_name(class_name: str, config: Mapping[str, Any]) -> str:
     Raises:
         LMLError: If diffusers does not have the class, or cannot build it.
     """
-    from lmlangevin.schedulers.pipeline import is_flow
-
     entry = find_scheduler(class_name)
     accepted = inspect.signature(entry.base.__init__).parameters
     try:

@@ -94,9 +94,6 @@ def apply_lml(
     if reason is not None:
         raise LMLError(f"pipe={family} is not supported: {reason}; use another pipeline.")
     current = _scheduler_of(pipe)
-    of_own = refusal_of(getattr(current, "_lml_base", type(current)))
-    if of_own is not None and of_own.of_model:
-        raise of_own.error(f"base={getattr(current, '_lml_base', type(current)).__name__}")
     chosen = gain is not None or kappa is not None or damping is not None or placement != "score" or rank != 1
     measured = family in _MEASURED_PIPELINES
     fitted = _read_calibration(control, calibration, guidance_scale)
@@ -105,6 +102,9 @@ def apply_lml(
     # From what the pipeline came with, whatever was applied before: one sampler's own keys would make another of the
     # next.
     own, config = _own(current)
+    of_own = refusal_of(own)
+    if of_own is not None and of_own.of_model:
+        raise of_own.error(f"base={own.__name__}")
     base, overrides = _choose(own, config, scheduler)
     alone = measured and not chosen and control is None and scheduler is None
     sister = measured_sister(base, config) if alone else None
