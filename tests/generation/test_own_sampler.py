@@ -193,11 +193,11 @@ def test_with_lml_too(pixel_pipeline: Path, swap: Swap, tmp_path: Path) -> None:
     assert sum("No gain was measured for EulerAncestralDiscreteScheduler" in note for note in result.notes) == 1
 
 
-def test_ddim_takes_the_place_of_ddpm_as_in_apply_lml_and_says_so(pixel_pipeline: Path, tmp_path: Path) -> None:
+def test_ddim_takes_the_place_of_ddpm_and_says_so(pixel_pipeline: Path, tmp_path: Path) -> None:
     result = generate(job(pixel_pipeline, tmp_path / "a"))
     made = result.runs["images"].scheduler
     assert isinstance(made, diffusers.DDIMScheduler) and made.config.preset
-    assert sum("DDPMScheduler draws noise in every step" in note for note in result.notes) == 1
-    for given in ({"gain": 0.1}, {"lml": False}, {"scheduler": "DDPMScheduler", "control": "constant"}):
+    assert sum("Give --scheduler DDPMScheduler to keep it" in note for note in result.notes) == 1
+    for given in ({"lml": False}, {"scheduler": "DDPMScheduler", "control": "constant"}):
         assert job(pixel_pipeline, tmp_path / "b", **given).scheduler == "DDPMScheduler"
     assert not job(pixel_pipeline, tmp_path / "b", scheduler="ddim").notes

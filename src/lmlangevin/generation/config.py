@@ -51,8 +51,8 @@ class GenerateConfig(Conditions):
             id of a diffusers pipeline.
         scheduler: Name of the sampler, a key of `lmlangevin.schedulers.SCHEDULERS` or the name of a diffusers scheduler
             class; the attribute is a name always. Empty is the one that a calibration was fitted for, or the one that
-            the model comes with, or `"ddim"`. As in `apply_lml`, DDIM takes the place of an unconditional pixel model's
-            `DDPMScheduler` where nothing of LML's is chosen, with a note.
+            the model comes with, or `"ddim"`. With LML, DDIM takes the place of an unconditional pixel model's
+            `DDPMScheduler`, with a note.
         langevin_steps: Langevin steps at each noise level of the sampler but the first, one evaluation each. For
             unconditional pixel models.
         langevin_step_size: Their size in units of the level's variance, inside (0, 1); None is 0.2, or none without.
@@ -210,11 +210,11 @@ class GenerateConfig(Conditions):
         object.__setattr__(self, "scheduler", name)
 
     def _own_scheduler(self) -> str:
-        """Return the sampler that the model comes with, or the one that takes its place as in `apply_lml`."""
+        """Return the sampler that the model comes with, or the measured one that takes its place, with a note."""
         own = None if self.model in BUILT_IN else own_sampler(self.model)
         if own is None:
             return "ddim"
-        if not self.lml or self.chosen or self.control is not None or not own.pixels:
+        if not self.lml or not own.pixels:
             return own.name
         from lmlangevin.schedulers.choice import measured_sister, sister_words
         from lmlangevin.schedulers.names import find_scheduler, own_name
@@ -223,7 +223,7 @@ class GenerateConfig(Conditions):
         sister = measured_sister(base, own.config)
         if sister is None:
             return own.name
-        object.__setattr__(self, "notes", (sister_words(base, sister),))
+        object.__setattr__(self, "notes", (sister_words(base, sister, keep=f"--scheduler {base.__name__}"),))
         return own_name(sister.__name__, own.config)
 
     def _check_calibration(self) -> None:

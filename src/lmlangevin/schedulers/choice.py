@@ -58,11 +58,11 @@ def default_preset(plain: Any, *, measured: bool) -> Preset | None:
         return None
 
 
-def sister_words(base: type, sister: type) -> str:
-    """Return what a user is told where `sister` takes the place of a model's own sampler; see `measured_sister`."""
+def sister_words(base: type, sister: type, *, keep: str) -> str:
+    """Return what a user is told where `sister` takes a sampler's place, and what to give to keep the first one."""
     return (
         f"{base.__name__} draws noise in every step and no gain was measured for it, so that {sister.__name__}, which "
-        f"samples the same model without noise, takes its place. Give scheduler={base.__name__} or a gain to keep it."
+        f"samples the same model without noise, takes its place. Give {keep} to keep it."
     )
 
 

@@ -139,7 +139,8 @@ def apply_lml(
     if scheduler is not None or sister is not None:
         pipe.scheduler._lml_replaced = own, config
     if sister is not None:
-        logger.warning("%s remove_lml gives it back.", sister_words(own, sister))
+        words = sister_words(own, sister, keep=f"scheduler={own.__name__} or a gain")
+        logger.warning("%s remove_lml gives it back.", words)
     if by_preset:
         _notice_preset(family, plain, preset, halved=not measured)
     notice = distilled_notice(pipe)
