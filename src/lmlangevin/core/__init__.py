@@ -16,6 +16,7 @@ from lmlangevin.core.errors import LMLError
 from lmlangevin.core.operator import DampedLowRank
 from lmlangevin.core.passes import sample_hash
 from lmlangevin.core.scheduled import CalibratedSchedule, correct_scheduled
+from lmlangevin.core.scheme import LinearScheme, run_scheme
 
 __all__ = [
     "LARGEST_FLOW_SIGMA",
@@ -30,6 +31,7 @@ __all__ = [
     "LMLError",
     "LMLInfo",
     "LMLState",
+    "LinearScheme",
     "adapt",
     "controller_names",
     "correct",
@@ -38,6 +40,7 @@ __all__ = [
     "lm_direction",
     "load_controller",
     "register_controller",
+    "run_scheme",
     "run_trust",
     "sample_hash",
 ]

@@ -179,7 +179,8 @@ def _taken(name: str, found: Any, subject: str) -> tuple[Controller, int]:
     if name not in _CONTROLLERS:
         if not callable(found):
             raise LMLError(f"{subject} names no controller; give a function, or a module that registers {name!r}.")
-        register_controller(name)(found)
+        controller: Any = found
+        register_controller(name)(controller)
     return _CONTROLLERS[name]
 
 

@@ -25,7 +25,7 @@ _KEYS = ("sigmas", "gains", "restore_norm")
 
 def _levels(values: Any) -> tuple[float, ...]:
     """Return levels that fall to 0, or say what is wrong with `values`."""
-    sigmas = _numbers("sigmas", values)
+    sigmas = read_numbers("sigmas", values)
     if len(sigmas) < 2:
         raise LMLError(f"sigmas has {len(sigmas)} values; give one a step and the final 0, two or more.")
     if sigmas[-1] != 0:
@@ -36,7 +36,7 @@ def _levels(values: Any) -> tuple[float, ...]:
     return sigmas
 
 
-def _numbers(name: str, values: Any) -> tuple[float, ...]:
+def read_numbers(name: str, values: Any) -> tuple[float, ...]:
     """Return finite floats, or say which of `values` is none."""
     if isinstance(values, str | bytes) or not isinstance(values, Sequence):
         raise LMLError(f"{name} is {values!r}; give a sequence of numbers.")
@@ -75,7 +75,7 @@ class CalibratedSchedule:
         sigmas = None if self.sigmas is None else _levels(self.sigmas)
         if isinstance(self.gains, str | bytes) or not isinstance(self.gains, Sequence) or not self.gains:
             raise LMLError(f"gains is {self.gains!r}; give one row of numbers a step.")
-        rows = tuple(_numbers(f"gains[{i}]", row) for i, row in enumerate(self.gains))
+        rows = tuple(read_numbers(f"gains[{i}]", row) for i, row in enumerate(self.gains))
         if sigmas is not None and len(rows) != len(sigmas) - 1:
             raise LMLError(f"gains has {len(rows)} rows for {len(sigmas) - 1} steps; give one row a step.")
         rank = len(rows[0])

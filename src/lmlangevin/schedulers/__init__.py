@@ -4,6 +4,7 @@ from lmlangevin.schedulers.factory import resolve, with_lml
 from lmlangevin.schedulers.names import SCHEDULERS, SchedulerName, build_scheduler
 from lmlangevin.schedulers.pipeline import apply_lml, remove_lml
 from lmlangevin.schedulers.presets import Preset, find_preset, presets_version
+from lmlangevin.schedulers.scheme import scheme_of
 
 __all__ = [
     "SCHEDULERS",
@@ -15,5 +16,6 @@ __all__ = [
     "presets_version",
     "remove_lml",
     "resolve",
+    "scheme_of",
     "with_lml",
 ]

@@ -49,7 +49,7 @@ def _sign_of_configuration(pipe: Any) -> str | None:
 
 
 def _setting(part: Any, name: str) -> Any:
-    config = getattr(part, "config", None)
+    config: Any = getattr(part, "config", None)
     return config.get(name) if hasattr(config, "get") else None
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmlangevin.core import LARGEST_FLOW_SIGMA, LMLError, flow_log_ratio
-from lmlangevin.schedulers.noise import FLOW, configured, is_flow, prediction_kind
+from lmlangevin.schedulers.noise import FLOW, carries_ratio, configured, is_flow, prediction_kind
 
 
 class Level(NamedTuple):
@@ -52,8 +52,8 @@ def run_levels(scheduler: Any) -> list[Level]:
             return [Level(r, flow_log_ratio(r), 1.0) for r in ratios]
         if flow:
             return [Level(r / _signal(r), flow_log_ratio(r), _signal(r)) for r in ratios]
-        carries_ratio = hasattr(scheduler, "is_scale_input_called")
-        return [Level(r, _log(r), 1.0 if carries_ratio else 1 / math.sqrt(1 + r * r)) for r in ratios]
+        carried = carries_ratio(scheduler)
+        return [Level(r, _log(r), 1.0 if carried else 1 / math.sqrt(1 + r * r)) for r in ratios]
     if hasattr(scheduler, "alphas_cumprod"):
         table, final = scheduler.alphas_cumprod, getattr(scheduler, "final_alpha_cumprod", torch.tensor(1.0))
         timesteps = [int(t) for t in scheduler.timesteps.tolist()]

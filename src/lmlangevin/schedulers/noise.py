@@ -20,7 +20,7 @@ FLOW = "flow_prediction"
 DIRECT = ("epsilon", FLOW)
 """Prediction types that are themselves what LML corrects."""
 
-_LARGEST_SIGMA = 1.001
+LARGEST_SIGMA = 1.001
 """Largest sigma of a flow, with what float32 may round."""
 
 
@@ -42,7 +42,7 @@ def is_flow(scheduler: Any) -> bool:
         scheduler = copy.deepcopy(scheduler)
         scheduler.set_timesteps(4)
     sigmas = torch.as_tensor(scheduler.sigmas)
-    return bool((sigmas >= 0).all()) and bool((sigmas <= _LARGEST_SIGMA).all())
+    return bool((sigmas >= 0).all()) and bool((sigmas <= LARGEST_SIGMA).all())
 
 
 def would_be_flow(base: Any, config: Mapping[str, Any]) -> bool:
@@ -126,6 +126,11 @@ def level_index(scheduler: Any, timestep: Any) -> int:
     return scheduler.index_for_timestep(timestep) if begin is None else begin
 
 
+def carries_ratio(scheduler: Any) -> bool:
+    """Return whether a solver's sample is y = x / alpha, as in the Euler, LMS, Heun and KDPM2 families, and not x."""
+    return hasattr(scheduler, "is_scale_input_called") or hasattr(scheduler, "state_in_first_order")
+
+
 def signal_and_noise(scheduler: Any, timestep: Any, sample: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return (alpha, sigma, x) with x = alpha x0 + sigma eps the noised sample of this step.
 
@@ -138,8 +143,7 @@ def signal_and_noise(scheduler: Any, timestep: Any, sample: Tensor) -> tuple[Ten
     if is_flow(scheduler):
         return 1 - ratio, ratio, sample
     alpha = torch.rsqrt(1 + ratio * ratio)
-    carries_ratio = hasattr(scheduler, "is_scale_input_called")
-    return alpha, ratio * alpha, sample * alpha if carries_ratio else sample
+    return alpha, ratio * alpha, sample * alpha if carries_ratio(scheduler) else sample
 
 
 def noise_coordinates(
