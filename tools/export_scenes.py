@@ -73,6 +73,10 @@ def export_pipeline(args: argparse.Namespace, part: Path) -> str:
     pipe = (flow_pipeline if flow else diffusion_pipeline)(parts, vae)
     pipe.to(torch.float16)
     pipe.save_pretrained(part, safe_serialization=True)
+    if not flow:
+        # Stable Diffusion 1.5's file has this key for those that make a DDIM of its PNDM, which would clip latents.
+        scheduler = part / "scheduler" / "scheduler_config.json"
+        scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"clip_sample": False}, indent=2) + "\n")
     for file in part.glob("text_encoder*/config.json"):
         # transformers would load the encoders in the dtype of their files, beside a float32 network of diffusers.
         file.write_text(json.dumps(json.loads(file.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
