@@ -213,7 +213,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "no evaluations": ({"nfe": (0,)}, "nfe=[0]"),
     "measure": ({"measures": ("ssim",)}, "measures='ssim'"),
     "a model that is made and is no file": ({"make": "python x.py"}, "model='analytic-cifar10' is none"),
-    "a control that is unknown": ({"arms": ("control=magic",)}, "control=calibrated"),
+    "a control that is unknown": ({"arms": ("control=magic",)}, "'calibrated'"),
     "flow on a network": ({"model": "embedded", "samplers": ("flow-euler",)}, "flow-euler"),
 }
 

@@ -51,6 +51,9 @@ class Red:
 
     name, weight_hash, resolution = "red", "ef" * 32, 2
 
+    def prepare(self, path: Path) -> Any:
+        return blip.prepare_image(path, self.resolution)
+
     def probabilities(self, images: Any, questions: Any, batch_size: int) -> list[list[float]]:
         values = (images[:, 0, 0, 0] * 0.26862954 + 0.48145466).tolist()
         return [[value] * len(texts) for value, texts in zip(values, questions, strict=True)]
@@ -174,7 +177,7 @@ def test_ctrl_c_says_how_to_go_on(
 
 MISTAKES = {
     "no layout": (["score", "job", "--blip-model", "x"], "has no samples/ in it"),
-    "no model": (["score", "job"], "see 'lml compbench score --help'"),
+    "no model": (["score", "job"], "give one of --blip-model and --vqa scenes"),
     "no folders": (["score", "--blip-model", "x"], "see 'lml compbench score --help'"),
     "suffix": (["score", "save/tiny/color/lml", "--blip-model", "x", "--out", "r.txt"], "ends in .json"),
     "no spaCy": (["score", "save/tiny/color/lml", "--blip-model", "x"], "python -m spacy download en_core_web_sm"),

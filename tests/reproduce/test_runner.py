@@ -26,6 +26,7 @@ from torch import Tensor
 from lmlangevin import generation
 from lmlangevin.core import LMLError
 from lmlangevin.evaluation import CallableExtractor
+from lmlangevin.evaluation.compbench.blip import prepare_image
 from lmlangevin.evaluation.fid import fid
 from lmlangevin.reproduce.plan import ReproduceConfig
 from lmlangevin.reproduce.runner import ReproduceResult, reproduce
@@ -259,6 +260,9 @@ class _Bright:
     """P(yes) is the mean of the normalised picture, squashed: another number for each picture, in no question."""
 
     name, weight_hash, resolution = "bright", "b0" * 32, 4
+
+    def prepare(self, path: Path) -> Tensor:
+        return prepare_image(path, self.resolution)
 
     def probabilities(self, images: Tensor, questions: Any, batch_size: int) -> list[list[float]]:
         return [

@@ -272,3 +272,13 @@ def test_a_grid_of_its_own_is_tied_to_the_noise_schedule(pipe: Any, change: dict
         file.check(now)
     spaced = EulerDiscreteScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
     file.check(fingerprint(pipe.unet, spaced, steps=3, guidance_scale=None, own_grid=True))
+
+
+def test_the_calibrations_that_come_with_the_package_are_those_of_its_network() -> None:
+    from lmlangevin.generation import GenerateConfig
+    from lmlangevin.generation.models import load_model
+    from lmlangevin.schedulers.calibrations import load_calibration, model_config_hash
+
+    network = load_model(GenerateConfig(out="unused"), flow=False).networks[0]
+    found = load_calibration("embedded-8").fingerprint
+    assert found["model_config_hash"] == model_config_hash(network)

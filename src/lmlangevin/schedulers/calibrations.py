@@ -20,7 +20,7 @@ from lmlangevin.core.errors import LMLError
 from lmlangevin.core.scheduled import CalibratedSchedule, check_keys
 from lmlangevin.files import atomic_write
 from lmlangevin.schedulers.noise import is_flow, prediction_kind
-from lmlangevin.values import differing, plain, text
+from lmlangevin.values import differing, plain
 
 FORMAT = "lmlangevin-calibration-1"
 
@@ -56,7 +56,9 @@ def model_config_hash(network: Any) -> str:
     """
     network = unwrapped(network)
     config = {key: value for key, value in dict(network.config).items() if not key.startswith("_")}
-    return hashlib.sha256(text([type(network).__name__, config]).encode()).hexdigest()[:16]
+    # Whole numbers keep their point: calibrations that people have were hashed so.
+    words = json.dumps(plain([type(network).__name__, config]), sort_keys=True)
+    return hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
 def unwrapped(network: Any) -> Any:
