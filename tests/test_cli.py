@@ -59,7 +59,7 @@ def test_a_mistake_in_a_real_process_is_one_line_and_exit_code_2(tmp_path: Path)
 
 MISTAKES = {
     "unknown scheduler": (["--scheduler", "rk4"], "give one of ddim"),
-    "unknown model": (["--model", "resnet"], "give embedded"),
+    "unknown model": (["--model", "resnet"], "give scenes, "),
     "no steps": (["--steps", "0"], "such as 8"),
     "no images": (["--num-images", "0"], "such as 64"),
     "steps and evaluations": (["--steps", "8", "--nfe", "8"], "give one of them"),
@@ -185,7 +185,18 @@ def test_info_lists_schedulers_models_and_versions() -> None:
     for name, entry in SCHEDULERS.items():
         assert name in result.stdout
         assert entry.class_name in result.stdout
-    for words in ("embedded", "analytic-cifar10", "MiB", "CIFAR-10", "leading*:", "karras", "torch 2", "diffusers 0."):
+    for words in (
+        "scenes",
+        "scenes-reader",
+        "embedded",
+        "analytic-cifar10",
+        "MiB",
+        "CIFAR-10",
+        "leading*:",
+        "karras",
+        "torch 2",
+        "diffusers 0.",
+    ):
         assert words in result.stdout
 
 

@@ -180,6 +180,11 @@ class Visitor:
         self.page.locator(f"#lml-{name} input").click()
         self.page.get_by_role("option", name=words, exact=True).click()
 
+    def unconditional(self, model: str) -> None:
+        """Choose a model that takes no prompt, and wait until the form fits it."""
+        self.choose("model", model)
+        self.page.get_by_test_id("lml-prompt").wait_for(state="hidden", timeout=PATIENCE)
+
     def control(self, words: str) -> None:
         """Choose a correction."""
         self.page.locator("#lml-control").get_by_label(words, exact=True).check()
@@ -233,12 +238,17 @@ class Visitor:
 
 
 @pytest.fixture
-def visit(browser: Any, server: Server, until: Callable[[Callable[[], bool]], None]) -> Iterator[Callable[[], Visitor]]:
+def visit(
+    browser: Any, server: Server, until: Callable[[Callable[[], bool]], None]
+) -> Iterator[Callable[..., Visitor]]:
     """Return what makes a visitor of `lml app`. Afterwards no run may be left, and no browser may have complained."""
     visitors: list[Visitor] = []
 
-    def come() -> Visitor:
+    def come(model: str | None = "embedded") -> Visitor:
+        """Open the page and choose a model without prompts; None leaves the page as it starts, with scenes."""
         visitors.append(Visitor(browser, server.address))
+        if model is not None:
+            visitors[-1].unconditional(model)
         return visitors[-1]
 
     yield come

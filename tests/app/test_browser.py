@@ -18,12 +18,12 @@ from PIL import Image
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 PATIENCE = 240_000
-Visit: TypeAlias = Callable[[], Any]
+Visit: TypeAlias = Callable[..., Any]
 Until: TypeAlias = Callable[[Callable[[], bool]], None]
 
 
 def test_the_page_loads_and_fits_a_small_screen(visit: Visit) -> None:
-    visitor = visit()
+    visitor = visit(None)
     assert "Ready" in visitor.status
     assert visitor.enabled("generate") and not visitor.enabled("cancel") and not visitor.enabled("download")
     for name in ("generate", "pictures", "plot", "script"):
@@ -32,6 +32,7 @@ def test_the_page_loads_and_fits_a_small_screen(visit: Visit) -> None:
         assert box["y"] + box["height"] <= 900
     visitor.shot("load")
     visitor.page.set_viewport_size({"width": 390, "height": 844})
+    visitor.unconditional("embedded")
     visitor.control("calibrated")
     visitor.fill(images=4, steps=6)
     visitor.press("generate")
@@ -40,6 +41,23 @@ def test_the_page_loads_and_fits_a_small_screen(visit: Visit) -> None:
         box = visitor.page.get_by_test_id(f"lml-{name}").bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= 390, name
     visitor.shot("phone")
+
+
+def test_scenes_are_drawn_from_a_prompt_and_scored(visit: Visit, until: Until) -> None:
+    visitor = visit(None)
+    prompt = visitor.page.locator("#lml-prompt textarea")
+    assert prompt.input_value() == "a striped blue square and a yellow star"
+    visitor.choose("examples", "a cyan ring and a red square")
+    until(lambda: prompt.input_value() == "a cyan ring and a red square")
+    visitor.choose("examples", "a cyan ring and a red square")  # nothing stays chosen
+    prompt.fill("a cyan ring and a red fox")
+    visitor.fill(images=4)
+    visitor.press("generate")
+    said = visitor.expect("Done: 4 images each")
+    assert "complete right" in said and "colour right" in said and "95% interval" in said
+    assert "never saw the word fox" in said and "6 + 6 for guidance" in said
+    assert 'prompt="a cyan ring and a red fox", guidance_scale=3.0' in visitor.script()
+    visitor.shot("scenes")
 
 
 def _same_pixels(one: Path, other: Path) -> bool:
@@ -175,7 +193,7 @@ def test_bad_words_are_told_in_a_sentence_and_the_page_works_on(visit: Visit, tm
     visitor = visit()
     model = visitor.page.locator("#lml-model input")
     for name, sentence in (
-        ("<b>no such model</b>", "is unknown; give embedded, analytic-cifar10"),
+        ("<b>no such model</b>", "is unknown; give scenes, "),
         (str(tmp_path), "holds no model_index.json"),
     ):
         model.fill(name)
@@ -185,8 +203,7 @@ def test_bad_words_are_told_in_a_sentence_and_the_page_works_on(visit: Visit, tm
         visitor.expect(sentence)
         assert visitor.page.locator("#lml-status b", has_text="no such model").count() == 0
     visitor.shot("bad-input")
-    visitor.choose("model", "analytic-cifar10")
-    visitor.page.get_by_test_id("lml-prompt").wait_for(state="hidden", timeout=PATIENCE)
+    visitor.unconditional("analytic-cifar10")
     visitor.control("one gain")
     visitor.fill(gain=7)
     visitor.press("generate")
@@ -298,7 +315,7 @@ def test_the_space_serves_its_page_to_strangers(visit_space: Any, space: Any) ->
     model.fill("owner/name")
     model.press("Enter")
     model.blur()
-    assert model.input_value() in ("embedded", "analytic-cifar10")
+    assert model.input_value() in ("scenes", "embedded", "analytic-cifar10")
     visitor.fill(images=2, steps=2)
     visitor.press("generate")
     visitor.expect("Done: 2 images each")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import tempfile
 import threading
 import zipfile
@@ -21,6 +22,7 @@ import gradio as gr
 from lmlangevin.app.page import NO_SCRIPT, _Page
 from lmlangevin.app.runs import Run, Sessions
 from lmlangevin.app.settings import Form, Offer
+from lmlangevin.scenes import DEMO_PROMPTS
 
 QUICK = {"model": "analytic-cifar10", "steps": 2, "images": 3}
 
@@ -156,13 +158,26 @@ def test_a_defect_is_told_without_its_details_and_logged(
 
 
 def test_the_form_fits_the_model(page: _Page) -> None:
-    conditions, scheduler, images = page.choose_model("owner/name", "ddim")
-    assert conditions["visible"] and scheduler["value"] == "own" and images["value"] == 1
-    conditions, scheduler, images = page.choose_model("embedded", "flow-euler")
-    assert not conditions["visible"] and scheduler["value"] == "ddim" and "value" not in images
-    assert page.choose_model("embedded", "own")[2]["value"] == 64  # back from a pipeline, which gets one
-    assert page.choose_model("analytic-cifar10", "flow-euler")[1]["value"] == "flow-euler"
-    assert page.choose_model(None, "ddim")[1]["value"] == "own"
+    names = ("conditions", "prompt", "guidance", "examples", "side", "scheduler", "grid", "steps", "control", "images")
+
+    def chosen(model: Any) -> dict[str, Any]:
+        return dict(zip(names, page.choose_model(model), strict=True))
+
+    form = chosen("owner/name")
+    assert form["conditions"]["visible"] and form["side"]["visible"] and not form["examples"]["visible"]
+    assert [form[name]["value"] for name in ("guidance", "scheduler", "grid", "images")] == ["", "own", "own", 1]
+    form = chosen("scenes")
+    assert form["conditions"]["visible"] and form["examples"]["visible"] and not form["side"]["visible"]
+    assert [form[name]["value"] for name in ("guidance", "scheduler", "grid", "steps")] == ["3", "unipc", "trailing", 6]
+    assert form["prompt"]["placeholder"] == "the 8 examples in turn" and "value" not in form["prompt"]
+    form = chosen("embedded")
+    assert not form["conditions"]["visible"]
+    values = ["ddim", "trailing", 8, "automatic", 64]
+    assert [form[name]["value"] for name in ("scheduler", "grid", "steps", "control", "images")] == values
+    assert chosen(None)["scheduler"]["value"] == "own"
+    prompt, examples = page.choose_example("a red circle")
+    assert prompt["value"] == "a red circle" and examples["value"] is None
+    assert page.choose_example(None) == page.choose_example(["x"]) == (gr.skip(), gr.skip())
     assert page.choose_scheduler("ddim", "karras")["value"] == "own"
     assert page.choose_scheduler("unipc", "karras")["value"] == "karras"
     gain, *closed = page.choose_control("gain")
@@ -185,4 +200,24 @@ def test_another_model_can_be_typed_only_where_it_is_offered(any_model: bool, ho
     offer = Offer(models=("owner/model", "embedded"), any_model=any_model)
     page = _build(offer, Sessions())
     assert page.model.allow_custom_value == any_model
-    assert page.conditions.visible and page.images.value == 16  # the first model is a pipeline
+    assert page.conditions.visible and page.images.value == 1  # the first model is a pipeline
+
+
+def test_the_page_starts_with_scenes_and_a_prompt(page: _Page) -> None:
+    assert (page.model.value, page.guidance.value, page.steps.value) == ("scenes", "3", 6)
+    assert page.prompt.value == "a striped blue square and a yellow star"
+    assert page.conditions.visible and page.examples.visible and not page.side.visible
+    assert [example for example, _ in page.examples.choices] == list(DEMO_PROMPTS)
+    assert [name for name, _ in page.model.choices][-2:] == ["embedded", "analytic-cifar10"]
+
+
+def test_scores_of_scenes_and_unknown_words_are_shown(page: _Page) -> None:
+    fields = {"model": "scenes", "prompt": "a red circle and a fox", "guidance": "3", "control": "gain"}
+    said = list(_go(page, "a", **fields, scheduler="ddim", images=2))[-1]["status"]
+    assert "Done: 2 images each" in said
+    heads = re.findall("<th>([^<]+)</th>", said)
+    assert heads == ["complete right", "colour right", "shape right", "evaluations an image", "seconds", "strength",
+                     "plain", "with LML"]  # fmt: skip
+    assert len(re.findall(r"<td>\d+%</td>", said)) == 6
+    assert "Model &#x27;scenes&#x27; never saw the word fox." in said
+    assert said.count("95% interval") == 1 and "right in" not in said

@@ -153,7 +153,7 @@ def test_the_options_are_the_offer(served: list[tuple[Offer, dict[str, Any]]]) -
     assert CliRunner().invoke(cli, ["app", *options.split()]).exit_code == 0
     [(offer, keys)] = served
     assert offer == Offer(
-        models=("embedded", "analytic-cifar10", "owner/name"),
+        models=("scenes", "embedded", "analytic-cifar10", "owner/name"),
         any_model=True,
         max_steps=9,
         max_images=8,
@@ -192,7 +192,7 @@ def test_the_space_lets_strangers_name_no_model_and_keeps_the_limits_of_its_card
 ) -> None:
     runpy.run_path(str(SPACE / _card()["app_file"]), run_name="__main__")
     [(offer, keys)] = served
-    assert not offer.any_model and offer.models == ("embedded", "analytic-cifar10")
+    assert not offer.any_model and offer.models == ("scenes", "embedded", "analytic-cifar10")
     assert keys == {"host": None, "port": None}
     text = (SPACE / "README.md").read_text(encoding="utf-8")
     assert f"{offer.max_steps} steps, {offer.max_images} images, {offer.max_seconds / 60:.0f} minutes" in text
@@ -219,6 +219,6 @@ def test_the_space_builds_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     [(page, options)] = launched
     assert (options["server_name"], options["share"], page.analytics_enabled) == (None, False, False)
     [models] = [part["props"] for part in page.config["components"] if part["props"].get("elem_id") == "lml-model"]
-    assert [name for name, _ in models["choices"]] == ["embedded", "analytic-cifar10"]
+    assert [name for name, _ in models["choices"]] == ["scenes", "embedded", "analytic-cifar10"]
     assert models["allow_custom_value"] is False
     assert list(tmp_path.iterdir()) == []

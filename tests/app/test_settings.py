@@ -19,9 +19,11 @@ from lmlangevin.app.settings import (
     grid_choices,
     read_form,
     scheduler_choices,
+    start_form,
 )
 from lmlangevin.core import LMLError
 from lmlangevin.generation import GenerateConfig
+from lmlangevin.scenes import DEMO_PROMPTS
 
 PUBLIC = Offer()
 LOCAL = Offer(any_model=True)
@@ -46,7 +48,7 @@ def test_the_form_as_it_comes_is_a_job_that_the_package_takes(tmp_path: Path) ->
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no model": ({"model": None}, "Model is empty; choose one of the list."),
     "blank model": ({"model": "  "}, "Model is empty"),
-    "folder": ({"model": "/etc"}, "Model '/etc' is not offered here; choose embedded or analytic-cifar10."),
+    "folder": ({"model": "/etc"}, "Model '/etc' is not offered here; choose one of scenes, embedded, analytic-cifar10"),
     "hub": ({"model": "owner/name"}, "is not offered here"),
     "list": ({"model": ["embedded"]}, "Model is empty"),
     "long name": ({"model": "x" * 5000}, "Model 'xxx"),
@@ -105,7 +107,7 @@ def test_a_pipeline_gets_fewer_images_one_at_a_time_and_what_was_left_empty_is_l
         ({"guidance": "nan"}, "Guidance 'nan' is no number"),
         ({"guidance": "-1"}, "Guidance is -1; give a number from 0 to 30."),
         ({"prompt": "a" * 1001}, "Prompt has 1001 characters; give 1000 or fewer."),
-        ({"control": "calibrated"}, "for its own models only"),
+        ({"control": "calibrated"}, "for embedded and analytic-cifar10 only"),
     ):
         with pytest.raises(LMLError, match=sentence.replace("(", r"\(")):
             _job(PIPELINE, **({"model": "owner/model", "images": 1} | fields))
@@ -146,9 +148,9 @@ def test_each_control_is_what_it_says() -> None:
 
 @pytest.mark.parametrize("images", [1, 16, 64, 100, 512])
 def test_batches_are_small_enough_to_be_stopped_between(images: int) -> None:
-    assert 1 <= batch_size(images, built_in=True) <= 32
-    assert images / batch_size(images, built_in=True) >= min(4, images / 4)
-    assert batch_size(images, built_in=False) == 1
+    assert 1 <= batch_size(images, small=True) <= 32
+    assert images / batch_size(images, small=True) >= min(4, images / 4)
+    assert batch_size(images, small=False) == 1
 
 
 def test_samplers_and_grids_are_those_that_can_be_run(tmp_path: Path) -> None:
@@ -159,6 +161,39 @@ def test_samplers_and_grids_are_those_that_can_be_run(tmp_path: Path) -> None:
     assert [name for _, name in scheduler_choices("owner/model")][:2] == [OWN, "ddim"]
     assert grid_choices("no sampler") == [("default", OWN)]
     assert "flow-euler" not in [name for _, name in scheduler_choices("embedded")]
+    assert [name for _, name in scheduler_choices("scenes")][:2] == [OWN, "ddim"]
+    flows = [name for _, name in scheduler_choices("scenes-flow")]
+    assert "flow-euler" in flows and "ddim" not in flows
+
+
+@pytest.mark.parametrize("model", Offer().models)
+def test_where_a_model_starts_is_a_job_that_the_package_takes(model: str, tmp_path: Path) -> None:
+    form = start_form(model)
+    assert form.scheduler in [name for _, name in scheduler_choices(model)]
+    assert form.grid in [name for _, name in grid_choices(form.scheduler)]
+    config = GenerateConfig(out=tmp_path, **read_form(form, PUBLIC).job)
+    assert (config.model, config.compare) == (model, True)
+
+
+def test_scenes_start_with_a_prompt_guidance_of_3_and_6_steps_and_draw_their_examples_without_one(
+    tmp_path: Path,
+) -> None:
+    start = start_form("scenes")
+    config = GenerateConfig(out=tmp_path, **read_form(start, PUBLIC).job)
+    assert (config.steps, config.guidance_scale, config.scheduler, config.grid) == (6, 3.0, "unipc", "trailing")
+    assert config.prompt in DEMO_PROMPTS and config.count == 8
+    job = _job(**vars(start) | {"prompt": " ", "images": 20, "side": "512"})
+    config = GenerateConfig(out=tmp_path, **job)
+    assert [config.prompt_of(k) for k in (0, 2, 3, 19)] == [DEMO_PROMPTS[k] for k in (0, 0, 1, 6)]
+    assert config.height is None  # a side that was left from another pipeline: scenes have one size
+    assert _job(**vars(start) | {"images": 512})["batch_size"] == 32
+    with pytest.raises(LMLError, match="calibrated.*for embedded and analytic-cifar10 only"):
+        _job(**vars(start) | {"control": "calibrated"})
+
+
+def test_a_model_whose_weights_are_not_there_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmlangevin.generation.checks.scenes_there", lambda: ())
+    assert Offer().models == ("embedded", "analytic-cifar10")
 
 
 @pytest.mark.parametrize("field", ["max_steps", "max_images", "max_pipeline_images", "max_seconds", "queue"])

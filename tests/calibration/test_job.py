@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from lmlangevin.calibration import CalibrateConfig, Calibration, CalibrationFile, calibrate
 from lmlangevin.cli import cli
 from lmlangevin.core import LMLError
+from lmlangevin.scenes import DEMO_PROMPTS
 
 SMALL = {"model": "analytic-cifar10", "steps": 4, "num_seeds": 8, "iterations": 3, "teacher_steps": 20, "batch_size": 4}
 
@@ -164,6 +165,26 @@ def test_a_text_pipeline_is_calibrated_with_its_prompts(text_pipeline: Path, tmp
     assert "guidance_scale was 3.0 and is 5.0" in other.output
 
 
+def test_scenes_are_calibrated_with_their_examples_or_a_prompt(tmp_path: Path) -> None:
+    out = tmp_path / "g.json"
+    tiny = "--model scenes --guidance-scale 3 --steps 2 --rank 1 --num-seeds 4 --iterations 1 --teacher-steps 4".split()
+    made = run("calibrate", *tiny, "--out", str(out))
+    assert made.exit_code == 0, made.output
+    file = CalibrationFile.load(out)
+    assert (file.fit["num_prompts"], file.fit["model"]) == (len(DEMO_PROMPTS), "scenes")
+    assert (file.fingerprint["guidance_scale"], file.fingerprint["steps"]) == (3.0, 2)
+    use = shlex.split(made.output.partition("Use it: lml ")[2].replace("--out DIR", ""))
+    used = run(*use, "--num-images", "1", "--out", str(tmp_path / "i"))
+    assert used.exit_code == 0, used.output
+    other = run(*use, "--guidance-scale", "5", "--num-images", "1", "--out", str(tmp_path / "j"))
+    assert (other.exit_code, "guidance_scale was 3.0 and is 5.0" in other.output) == (2, True)
+    told = run("calibrate", *tiny, "--prompt", "a red fox", "--estimate", "--out", str(tmp_path / "h.json"))
+    assert told.exit_code == 0, told.output
+    assert "never saw the word fox." in told.output
+    config = CalibrateConfig(out=tmp_path / "h.json", model="scenes", prompt="a red circle")
+    assert config.prompts() == [config.generation().prompt] == ["a red circle"]
+
+
 def test_the_estimate_is_what_the_run_keeps_to(tmp_path: Path) -> None:
     job = Calibration(CalibrateConfig(**SMALL, out=tmp_path / "g.json"))
     seen: list[tuple[str, int, int]] = []
@@ -238,6 +259,8 @@ def test_a_killed_calibration_goes_on(tmp_path: Path) -> None:
         ({"sigmas": "karras"}, "sigmas='karras' has no meaning"),
         ({"scheduler": "heun"}, "evaluates the network twice"),
         ({"scheduler": "flow-euler", "model": "embedded"}, "flow"),
+        ({"prompt": "a fox", "prompt_file": "nowhere.txt"}, "prompt='a fox' and prompt_file='nowhere.txt' exclude"),
+        ({"prompt": "a fox"}, "prompt='a fox' does not fit model='analytic-cifar10', which is unconditional"),
         ({"prompt_file": "nowhere.txt"}, "prompt_file='nowhere.txt' cannot be read"),
         ({"guidance_scale": 3.0}, "unconditional"),
         ({"device": "cuda"}, "device='cuda'"),

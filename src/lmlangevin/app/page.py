@@ -23,6 +23,7 @@ from lmlangevin.app.runs import Finished, Run, Sessions, Slot, Snapshot, Stopped
 from lmlangevin.app.settings import (
     AUTOMATIC,
     GAIN,
+    LONGEST_PROMPT,
     OWN,
     SMALLEST_SIDE,
     Form,
@@ -30,10 +31,13 @@ from lmlangevin.app.settings import (
     grid_choices,
     read_form,
     scheduler_choices,
+    start_form,
 )
 from lmlangevin.app.style import HEADER
 from lmlangevin.core.damping import ADAPTIVE, CALIBRATED
 from lmlangevin.generation.checks import BUILT_IN
+from lmlangevin.scenes.models import SCENES
+from lmlangevin.scenes.prompts import DEMO_PROMPTS
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +87,8 @@ class _Page:
     # Components ----------------------------------------------------------------------------------------------------
 
     def _form(self) -> None:
-        offer, start = self._offer, Form(model=self._offer.models[0])
-        pipeline = start.model not in BUILT_IN
+        offer, start = self._offer, start_form(self._offer.models[0])
+        scenes = start.model in SCENES
         self.model = gr.Dropdown(
             list(offer.models),
             value=start.model,
@@ -93,15 +97,36 @@ class _Page:
             allow_custom_value=offer.any_model,
             elem_id="lml-model",
         )
-        with gr.Group(visible=pipeline) as self.conditions:
-            self.prompt = gr.Textbox(label="Prompt", lines=2, max_length=1000, elem_id="lml-prompt")
+        with gr.Group(visible=start.model not in BUILT_IN) as self.conditions:
+            self.prompt = gr.Textbox(
+                start.prompt,
+                label="Prompt",
+                lines=2,
+                max_length=LONGEST_PROMPT,
+                placeholder=_no_prompt(scenes=scenes),
+                elem_id="lml-prompt",
+            )
             with gr.Row():
                 self.guidance = gr.Textbox(
-                    label="Guidance", placeholder="default", min_width=90, max_length=20, elem_id="lml-guidance"
+                    start.guidance,
+                    label="Guidance",
+                    placeholder="default",
+                    min_width=90,
+                    max_length=20,
+                    elem_id="lml-guidance",
+                )
+                self.examples = gr.Dropdown(
+                    list(DEMO_PROMPTS),
+                    value=None,
+                    label="Examples",
+                    visible=scenes,
+                    min_width=150,
+                    elem_id="lml-examples",
                 )
                 self.side = gr.Textbox(
                     label=f"Side, {SMALLEST_SIDE} to {offer.max_side}",
                     placeholder="default",
+                    visible=not scenes,
                     min_width=90,
                     max_length=20,
                     elem_id="lml-side",
@@ -109,14 +134,14 @@ class _Page:
         with gr.Row():
             self.scheduler = gr.Dropdown(
                 scheduler_choices(start.model),
-                value=OWN if pipeline else start.scheduler,
+                value=start.scheduler,
                 label="Sampler",
                 min_width=110,
                 elem_id="lml-scheduler",
             )
             self.grid = gr.Dropdown(
                 grid_choices(start.scheduler),
-                value=OWN if pipeline else start.grid,
+                value=start.grid,
                 label="Time grid",
                 min_width=110,
                 elem_id="lml-grid",
@@ -168,7 +193,12 @@ class _Page:
         # each, and log a traceback where somebody goes round the page.
         common: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
         quick: dict[str, Any] = common | {"queue": False}
-        self.model.change(self.choose_model, [self.model, self.scheduler], self._of_model(), **quick)
+        of_model = [
+            self.conditions, self.prompt, self.guidance, self.examples, self.side, self.scheduler, self.grid,
+            self.steps, self.control, self.images,
+        ]  # fmt: skip
+        self.model.change(self.choose_model, [self.model], of_model, **quick)
+        self.examples.change(self.choose_example, [self.examples], [self.prompt, self.examples], **quick)
         self.scheduler.change(self.choose_scheduler, [self.scheduler, self.grid], [self.grid], **quick)
         self.control.change(self.choose_control, [self.control], [self.gain, self.scheduler, self.grid], **quick)
         # Runs wait in the line of the `Slot`, which tells them how many are ahead, and not in gradio's queue. What goes
@@ -183,22 +213,28 @@ class _Page:
         self.blocks.unload(self.leave)
         self.blocks.queue(max_size=self._offer.queue, default_concurrency_limit=4, api_open=False)
 
-    def _of_model(self) -> list[Any]:
-        return [self.conditions, self.scheduler, self.images]
-
-    def choose_model(self, model: Any, scheduler: Any) -> tuple[Any, Any, Any]:
-        """Fit the form to a model: prompts and few images for pipelines, samplers that it can be sampled with."""
+    def choose_model(self, model: Any) -> tuple[Any, ...]:
+        """Put the form to where a run of a model starts; the prompt, the gain and the seed stay as they are."""
         name = str(model or "")
-        built_in = name in BUILT_IN
-        choices = scheduler_choices(name)
-        names = [choice for _, choice in choices]
-        kept = scheduler if scheduler in names and (built_in or scheduler == OWN) else names[0]
-        images = gr.update()
-        if not built_in:
-            images = gr.update(value=1)
-        elif scheduler == OWN:  # back from a pipeline
-            images = gr.update(value=min(Form().images, self._offer.images_of(name)))
-        return gr.update(visible=not built_in), gr.update(choices=choices, value=kept), images
+        start, scenes = start_form(name), name in SCENES
+        return (
+            gr.update(visible=name not in BUILT_IN),
+            gr.update(placeholder=_no_prompt(scenes=scenes)),
+            gr.update(value=start.guidance),
+            gr.update(visible=scenes),
+            gr.update(visible=not scenes),
+            gr.update(choices=scheduler_choices(name), value=start.scheduler),
+            gr.update(choices=grid_choices(start.scheduler), value=start.grid),
+            gr.update(value=min(start.steps, self._offer.max_steps)),
+            gr.update(value=start.control),
+            gr.update(value=min(start.images, self._offer.images_of(name))),
+        )
+
+    def choose_example(self, example: Any) -> tuple[Any, Any]:
+        """Take an example into the prompt, and give the list back, so that the same one can be chosen again."""
+        if example not in DEMO_PROMPTS:
+            return gr.skip(), gr.skip()
+        return gr.update(value=example), gr.update(value=None)
 
     def choose_scheduler(self, scheduler: Any, grid: Any) -> Any:
         """Fit the time grids to a sampler."""
@@ -262,6 +298,11 @@ class _Page:
     def leave(self, request: gr.Request) -> None:
         """Clean up after a visitor who is gone."""
         self._sessions.leave(str(request.session_hash))
+
+
+def _no_prompt(*, scenes: bool) -> str:
+    """Return what stands in an empty prompt."""
+    return f"the {len(DEMO_PROMPTS)} examples in turn" if scenes else ""
 
 
 def _buttons(*, busy: bool) -> tuple[Any, Any]:

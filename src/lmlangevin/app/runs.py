@@ -28,7 +28,7 @@ from lmlangevin.generation.config import GenerateConfig
 from lmlangevin.generation.images import read_png
 from lmlangevin.generation.job import GenerateResult, generate
 from lmlangevin.generation.ledger import RECORDS, Record, Totals
-from lmlangevin.generation.manifest import image_name, run_names
+from lmlangevin.generation.manifest import MANIFEST, image_name, run_names
 
 SHOWN = 16
 """Images of each sampler that are shown, at most; the rest is in the download."""
@@ -85,6 +85,7 @@ class Finished:
         result: What the job returned. Its folder is gone.
         distances: The Frechet distance of each sampler's images; None where there is none.
         notes: Lines that a visitor should read.
+        scores: Those of a job that draws scenes, as `score_runs` returns them; None of another.
         script: The Python that repeats it.
         bundle: The zip file of images, manifest and script, until `Run.remove`.
     """
@@ -96,6 +97,7 @@ class Finished:
     notes: tuple[str, ...]
     script: str
     bundle: Path
+    scores: dict[str, Any] | None = None
 
 
 class Slot:
@@ -230,11 +232,12 @@ class Run:
             self._check()
         bundle = self._home / f"lml-{self.config.scheduler}-{self.config.steps}.zip"
         write_bundle(folder, self.config, bundle)
+        scores = json.loads((folder / MANIFEST).read_bytes()).get("scenes")
         shutil.rmtree(folder)
         lml = result.runs["lml"]
         last = Snapshot("finish", 0, self.config.count, self._last.pictures, list(lml.timesteps), list(lml.corrections))
         notes = (*self._settings.notes, *result.notes)
-        return Finished(self.config.model, last, result, distances, notes, repeat_script(self.config), bundle)
+        return Finished(self.config.model, last, result, distances, notes, repeat_script(self.config), bundle, scores)
 
     def _wait(self, ahead: int) -> None:
         self._tell(dataclasses.replace(self._last, ahead=ahead))

@@ -13,9 +13,11 @@ from typing import Any
 
 from lmlangevin.core.damping import ADAPTIVE, CALIBRATED
 from lmlangevin.core.errors import LMLError
-from lmlangevin.generation.checks import BUILT_IN
+from lmlangevin.generation.checks import BUILT_IN, offered_models
 from lmlangevin.generation.config import LARGEST_GAIN, SIGMAS, SPACINGS
 from lmlangevin.generation.seeds import SEED_LIMIT
+from lmlangevin.scenes.models import SCENES
+from lmlangevin.scenes.prompts import DEMO_PROMPTS
 
 AUTOMATIC = "automatic"
 GAIN = "gain"
@@ -37,11 +39,12 @@ class Offer:
     """What a server lets its visitors do.
 
     Args:
-        models: Models that may be chosen; the first is chosen at the start.
+        models: Models that may be chosen; the first is chosen at the start. By default all that lie in this copy of the
+            package, text to image first.
         any_model: Whether a visitor may name another folder of this machine or a pipeline of the hub. For a page that
             its owner alone can reach: otherwise strangers could find out what lies on the disk, and fill it.
         max_steps: The most steps of a sampler.
-        max_images: The most images of a run with a built-in model.
+        max_images: The most images of a run with a model that comes with the package.
         max_pipeline_images: The same with another model, whose images are larger.
         max_side: The longest side of a pipeline's image, in pixels.
         max_seconds: A run is ended when it has taken so long.
@@ -53,7 +56,7 @@ class Offer:
         LMLError: If no model is offered, or a bound is below 1.
     """
 
-    models: tuple[str, ...] = BUILT_IN
+    models: tuple[str, ...] = field(default_factory=offered_models)
     any_model: bool = False
     max_steps: int = 50
     max_images: int = 512
@@ -75,7 +78,7 @@ class Offer:
 
     def images_of(self, model: str) -> int:
         """Return the most images of a run with a model."""
-        return self.max_images if model in BUILT_IN else min(self.max_images, self.max_pipeline_images)
+        return self.max_images if _is_small(model) else min(self.max_images, self.max_pipeline_images)
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,22 @@ class Form:
     seed: Any = 0
 
 
+SCENES_START: dict[str, dict[str, Any]] = {
+    # The plain sampler with the least error at guidance 3 and 5 to 10 evaluations.
+    "scenes": {"scheduler": "unipc", "grid": "trailing", "control": ADAPTIVE},
+    "scenes-flow": {"scheduler": "flow-dpmpp-2m", "grid": OWN, "control": AUTOMATIC},
+}
+
+
+def start_form(model: str) -> Form:
+    """Return the form as it stands where a model has just been chosen."""
+    if model in BUILT_IN:
+        return Form(model)
+    if model in SCENES:
+        return Form(model, prompt=DEMO_PROMPTS[1], guidance="3", steps=6, images=8, **SCENES_START[model])
+    return Form(model, scheduler=OWN, grid=OWN, images=1)
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings of a job that was asked for, all within their bounds.
@@ -136,44 +155,48 @@ def read_form(form: Form, offer: Offer) -> Settings:
         LMLError: For the first value that is none or out of bounds, in the words of the page.
     """
     model = _model(form.model, offer)
-    built_in = model in BUILT_IN
     images = _whole("Images", form.images, 1, offer.images_of(model))
     job: dict[str, Any] = {
         "model": model,
         "scheduler": _scheduler(form.scheduler),
         "steps": _whole("Steps", form.steps, 1, offer.max_steps),
         "num_images": images,
-        "batch_size": batch_size(images, built_in=built_in),
+        "batch_size": batch_size(images, small=_is_small(model)),
         "seed": _whole("First seed", form.seed, 0, SEED_LIMIT - images),
         "compare": True,
         "device": offer.device,
         "dtype": offer.dtype,
     }
     job |= _grid(form.grid)
-    if not built_in:
-        job |= _conditions(form, offer)
+    if model not in BUILT_IN:
+        job |= _conditions(form, offer, scenes=model in SCENES)
     control = _choice("Correction", form.control, CONTROLS)
     notes: tuple[str, ...] = ()
     if control == GAIN:
         job["gain"] = _number("Gain", form.gain, -LARGEST_GAIN, LARGEST_GAIN)
     elif control == CALIBRATED:
-        notes = _calibrate(job, built_in=built_in)
+        notes = _calibrate(job)
     elif control == ADAPTIVE:
         job["control"] = ADAPTIVE
     return Settings({key: value for key, value in job.items() if value is not None}, notes)
 
 
-def batch_size(images: int, *, built_in: bool) -> int:
+def batch_size(images: int, *, small: bool) -> int:
     """Return how many images are sampled at once: few, since a run can be stopped, and is shown, after each batch."""
-    return max(4, min(32, images // 4)) if built_in else 1
+    return max(4, min(32, images // 4)) if small else 1
+
+
+def _is_small(model: str) -> bool:
+    """Return whether a model is one of the package's own, whose images are small."""
+    return model in BUILT_IN or model in SCENES
 
 
 def scheduler_choices(model: str) -> list[tuple[str, str]]:
     """Return the samplers that a model can be sampled with and that LML can correct, as (title, name)."""
     from lmlangevin.schedulers.names import SCHEDULERS
 
-    flows = model != "embedded"
-    named = [(entry.title, name) for name, entry in SCHEDULERS.items() if entry.takes_lml and (flows or not entry.flow)]
+    kinds = {"embedded": (False,), "scenes": (False,), "scenes-flow": (True,)}.get(model, (False, True))
+    named = [(entry.title, name) for name, entry in SCHEDULERS.items() if entry.takes_lml and entry.flow in kinds]
     return named if model in BUILT_IN else [("its own", OWN), *named]
 
 
@@ -191,7 +214,7 @@ def _model(value: Any, offer: Offer) -> str:
     if not name:
         raise LMLError("Model is empty; choose one of the list.")
     if name not in offer.models and not offer.any_model:
-        raise LMLError(f"Model {_short(name)} is not offered here; choose {' or '.join(offer.models)}.")
+        raise LMLError(f"Model {_short(name)} is not offered here; choose one of {', '.join(offer.models)}.")
     return name
 
 
@@ -210,8 +233,14 @@ def _grid(value: Any) -> dict[str, str]:
     return {"timestep_spacing" if name in SPACINGS else "sigmas": name}
 
 
-def _conditions(form: Form, offer: Offer) -> dict[str, Any]:
-    """Return what a pipeline is given beside noise; what is left empty is left to the pipeline."""
+def _conditions(form: Form, offer: Offer, *, scenes: bool) -> dict[str, Any]:
+    """Return what a pipeline is given beside noise; what is left empty is left to the pipeline.
+
+    Args:
+        form: The form.
+        offer: What the server lets its visitors do.
+        scenes: Whether the model draws scenes: of one size, and its examples in turn where it is given no prompt.
+    """
     prompt = form.prompt.strip() if isinstance(form.prompt, str) else ""
     if len(prompt) > LONGEST_PROMPT:
         raise LMLError(f"Prompt has {len(prompt)} characters; give {LONGEST_PROMPT} or fewer.")
@@ -219,7 +248,9 @@ def _conditions(form: Form, offer: Offer) -> dict[str, Any]:
         # A job says so if a prompt is the name of a file, from which strangers could learn what lies on the disk.
         raise LMLError(f"Prompt {_short(prompt)} looks like the name of a file; give some words.")
     given: dict[str, Any] = {"prompt": prompt or None}
-    guidance, side = _typed(form.guidance), _typed(form.side)
+    if scenes and not prompt:
+        given["images_per_prompt"] = math.ceil(form.images / len(DEMO_PROMPTS))
+    guidance, side = _typed(form.guidance), None if scenes else _typed(form.side)
     if guidance is not None:
         given["guidance_scale"] = _number("Guidance", guidance, 0, LARGEST_GUIDANCE)
     if side is not None:
@@ -238,19 +269,19 @@ def _typed(value: Any) -> Any:
         return value
 
 
-def _calibrate(job: dict[str, Any], *, built_in: bool) -> tuple[str, ...]:
+def _calibrate(job: dict[str, Any]) -> tuple[str, ...]:
     """Turn a job into that of the calibration that comes with the package for its model and steps."""
     from lmlangevin.schedulers.calibrations import shipped_calibrations, shipped_name
     from lmlangevin.schedulers.names import SCHEDULERS
 
-    if not built_in:
-        raise LMLError(
-            "Correction 'calibrated' comes with the package for its own models only; choose another one here, or run "
-            "lml calibrate and lml generate for yours."
-        )
     flow = job["scheduler"] is not None and SCHEDULERS[job["scheduler"]].flow
     stem = shipped_name(job["model"], 0, flow=flow).removesuffix("0")
     steps = [int(name.removeprefix(stem)) for name in shipped_calibrations() if name.removeprefix(stem).isdigit()]
+    if not steps:
+        raise LMLError(
+            f"Correction 'calibrated' comes with the package for {' and '.join(BUILT_IN)} only; choose another one "
+            "here, or run lml calibrate and lml generate for yours."
+        )
     if job["steps"] not in steps:
         raise LMLError(
             f"Steps {job['steps']} has no calibration of this model; give one of {', '.join(map(str, steps))}."

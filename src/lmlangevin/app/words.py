@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from html import escape
 
 from lmlangevin.app.distance import FEWEST
@@ -11,6 +12,8 @@ from lmlangevin.core.damping import CONSTANT
 from lmlangevin.generation.checks import BUILT_IN
 from lmlangevin.generation.distance import SMALLEST_COUNT
 from lmlangevin.generation.plan import RunResult
+from lmlangevin.generation.scene_scores import SHOWN, score_lines
+from lmlangevin.scenes.models import SCENES
 
 _STAGES = {
     "wait": "Starting",
@@ -86,14 +89,14 @@ def going(snapshot: Snapshot) -> str:
 
 
 def done(finished: Finished) -> str:
-    """Return what the page says of a finished run: the distances, what it took, and the job's notes."""
+    """Return what the page says of a finished run: distances or scores, what it took, and the job's notes."""
     runs, count = finished.result.runs, finished.last.count
-    rows = "".join(_row(title, runs[name], finished.distances.get(name)) for title, name in _ARMS)
-    table = (
-        "<table><thead><tr><th></th><th>Fréchet distance</th><th>evaluations an image</th><th>seconds</th>"
-        f"<th>strength</th></tr></thead><tbody>{rows}</tbody></table>"
-    )
-    notes = [note for note in map(page_words, finished.notes) if "Frechet distance" not in note]
+    measured = _measured(finished)
+    heads = "".join(f"<th>{escape(head)}</th>" for head in (*measured, "evaluations an image", "seconds", "strength"))
+    rows = "".join(_row(title, [values[name] for values in measured.values()], runs[name]) for title, name in _ARMS)
+    table = f"<table><thead><tr><th></th>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    told = score_lines(finished.scores) if finished.scores is not None else []  # what the table says
+    notes = [page_words(note) for note in finished.notes if "Frechet distance" not in note and note not in told]
     if not any(step["angle"] for step in finished.last.corrections):
         notes.append("LML changed nothing in this run. Choose another time grid or number of steps, or one gain.")
     lines = "".join(f"<p>{escape(note)}</p>" for note in [_distance_words(finished), *notes])
@@ -103,10 +106,20 @@ def done(finished: Finished) -> str:
 _ARMS = (("plain", "plain"), ("with LML", "lml"))
 
 
-def _row(title: str, run: RunResult, distance: float | None) -> str:
+def _measured(finished: Finished) -> dict[str, dict[str, str]]:
+    """Return the columns of what was measured, with a cell for each run: distances, or scores of scenes."""
+    if finished.scores is None:
+        cells = {name: "–" if d is None else f"{d:.3f}" for name, d in finished.distances.items()}
+        return {"Fréchet distance": cells}
+    runs = finished.scores["runs"]
+    # The whole prompt first: narrow screens show no other column of these.
+    names = [name for name in ("complete", *SHOWN[:-1]) if runs["plain"][name] is not None]
+    return {f"{name} right": {run: f"{values[name]:.0%}" for run, values in runs.items()} for name in names}
+
+
+def _row(title: str, measured: Sequence[str], run: RunResult) -> str:
     guidance = f" + {run.guidance_evaluations} for guidance" if run.guidance_evaluations else ""
-    shown = "–" if distance is None else f"{distance:.3f}"
-    cells = (shown, f"{run.nfe}{guidance}", f"{run.seconds:.1f}", _strength(run))
+    cells = (*measured, f"{run.nfe}{guidance}", f"{run.seconds:.1f}", _strength(run))
     return f"<tr><th>{escape(title)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
 
 
@@ -121,6 +134,11 @@ def _strength(run: RunResult) -> str:
 
 
 def _distance_words(finished: Finished) -> str:
+    if finished.scores is not None:
+        *_, last = score_lines(finished.scores)
+        return last if "difference" in last else "Two images and more have an interval of the difference."
+    if finished.model in SCENES:
+        return "The prompt names no objects with their attributes, so nothing was scored."
     if finished.result.verdict is not None:
         return finished.result.verdict.replace("Frechet", "Fréchet")
     plain, lml = finished.distances.get("plain"), finished.distances.get("lml")

@@ -10,7 +10,8 @@ from lmlangevin.calibration.teacher import TEACHER_STEPS
 from lmlangevin.core.config import MAX_RANK
 from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.config import GenerateConfig
-from lmlangevin.generation.prompts import read_prompts
+from lmlangevin.generation.prompts import example_prompts, read_prompts
+from lmlangevin.scenes.models import SCENES
 from lmlangevin.values import take_numbers
 
 FIRST_SEED = 1_000_000_000
@@ -23,7 +24,8 @@ class CalibrateConfig:
 
     Args:
         out: The JSON file to write.
-        model: As for `lml generate`: `"embedded"`, `"analytic-cifar10"`, a pipeline's folder, or a hub id.
+        model: As for `lml generate`: `"embedded"`, `"analytic-cifar10"`, `"scenes"`, `"scenes-flow"`, a pipeline's
+            folder, or a hub id.
         scheduler: Short name of the sampler. `"euler"` (default) and `"flow-euler"` get a time grid and gains; others
             that LML can correct get gains on their own grid.
         steps: Steps of the sampler, 2 or more; None is 8.
@@ -39,8 +41,9 @@ class CalibrateConfig:
         timestep_spacing: The sampler's time grid, where it is not fitted.
         sigmas: The same by noise level.
         warm_start: A calibration of the same model to start from, of any number of steps.
-        prompt_file: File of prompts, see `read_prompts`, for models that take text; seed k has prompt k modulo their
-            number.
+        prompt: Text, for models that take one.
+        prompt_file: File of prompts in place of `prompt`, see `read_prompts`; seed k has prompt k modulo their number.
+            With neither, `"scenes"` and `"scenes-flow"` take eight examples.
         guidance_scale: Strength of guidance; None keeps the pipeline's default.
         batch_size: Samples at once.
         dtype: Of the network.
@@ -67,6 +70,7 @@ class CalibrateConfig:
     timestep_spacing: str | None = None
     sigmas: str | None = None
     warm_start: str | Path | None = None
+    prompt: str | None = None
     prompt_file: str | Path | None = None
     guidance_scale: float | None = None
     batch_size: int = 32
@@ -139,19 +143,23 @@ class CalibrateConfig:
         )
 
     def prompts(self) -> list[str] | None:
-        """Return the prompts, None without a file.
+        """Return the prompts, None where there are none.
 
         Raises:
-            LMLError: If the file cannot be read or holds none.
+            LMLError: If the file cannot be read or holds none, or there is a prompt beside it.
         """
-        if self.prompt_file is None:
-            return None
-        return list(read_prompts(self.prompt_file).texts)
+        if self.prompt is not None and self.prompt_file is not None:
+            raise LMLError(f"prompt={self.prompt!r} and prompt_file={self.prompt_file!r} exclude each other; give one.")
+        if self.prompt is not None:
+            return [self.prompt]
+        if self.prompt_file is not None:
+            return list(read_prompts(self.prompt_file).texts)
+        return list(example_prompts().texts) if self.model in SCENES else None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings that the result depends on."""
         settings = asdict(self)
-        for name in ("out", "overwrite", "resume", "nfe", "device", "batch_size"):
+        for name in ("out", "overwrite", "resume", "nfe", "device", "batch_size", "prompt"):
             del settings[name]
         settings["prompt_file"] = self.prompts()
         settings["warm_start"] = None if self.warm_start is None else str(self.warm_start)

@@ -8,7 +8,12 @@ import click
 @click.command(context_settings={"show_default": True})
 @click.option("--host", default="127.0.0.1", help="Address to bind to; 0.0.0.0 is every network of this machine.")
 @click.option("--port", type=click.IntRange(0, 65535), default=7860, help="Its port.")
-@click.option("--model", "models", multiple=True, help="Offer this folder or hub id too; can be given several times.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    help="Offer this folder or hub id too, beside the package's own models; can be given several times.",
+)
 @click.option(
     "--any-model/--no-any-model",
     default=None,
@@ -38,11 +43,11 @@ def app(
     """Open a page that shows plain and LML images of the same seeds side by side."""
     from lmlangevin.app.server import is_local, serve
     from lmlangevin.app.settings import Offer
-    from lmlangevin.generation.checks import BUILT_IN
+    from lmlangevin.generation.checks import offered_models
 
     local = is_local(host)
     offer = Offer(
-        models=(*BUILT_IN, *models),
+        models=(*offered_models(), *models),
         any_model=local if any_model is None else any_model,
         max_steps=max_steps,
         max_images=max_images,

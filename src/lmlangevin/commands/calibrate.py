@@ -11,7 +11,11 @@ from lmlangevin.commands.progress import progress_bars
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--model", default="embedded", help="embedded, analytic-cifar10, a pipeline's folder, or a hub id.")
+@click.option(
+    "--model",
+    default="embedded",
+    help="embedded, analytic-cifar10, scenes or scenes-flow (text to image), a pipeline's folder, or a hub id.",
+)
 @click.option("--scheduler", default="euler", help="euler or flow-euler: grid and gains; another sampler: its gains.")
 @click.option("--steps", type=int, help="Steps of the sampler.  [default: 8]")
 @click.option("--nfe", type=int, help="Network evaluations of each image, in place of --steps.")
@@ -25,7 +29,8 @@ from lmlangevin.commands.progress import progress_bars
 @click.option("--timestep-spacing", help="Time grid of a sampler that keeps its own.")
 @click.option("--sigmas", help="The same by noise level.")
 @click.option("--warm-start", help="A calibration to start from, of any number of steps.")
-@click.option("--prompt-file", help="One prompt a line, for text-to-image models.")
+@click.option("--prompt", help="Text, for models that take one.  [default: eight examples, for scenes and scenes-flow]")
+@click.option("--prompt-file", help="One prompt a line, in place of --prompt.")
 @click.option("--guidance-scale", type=float, help="Strength of guidance.  [default: the pipeline's]")
 @click.option("--batch-size", type=int, default=32, help="Samples at once.")
 @click.option("--dtype", default="float32", help="Of the network: float32, bfloat16 or float16.")
@@ -38,9 +43,13 @@ def calibrate(estimate: bool, **options: Any) -> None:
     """Fit the time grid and the gains of a few-step sampler to a fine solution of your model."""
     from lmlangevin.calibration import CalibrateConfig, Calibration
     from lmlangevin.commands.generate import interruptible
+    from lmlangevin.generation.scene_scores import unknown_word_note
 
     with interruptible():
         job = Calibration(CalibrateConfig(**options))
+        note = unknown_word_note(job.config.model, job.config.prompts() or ())
+        if note is not None:
+            click.echo(note)
         effort = job.effort
         doubled = ", each doubled by guidance" if job.guided else ""
         click.echo(
@@ -63,6 +72,7 @@ def calibrate(estimate: bool, **options: Any) -> None:
     own_grid = result.file.schedule.sigmas is not None
     for option, name in (
         *(() if own_grid else (("--timestep-spacing", "timestep_spacing"), ("--sigmas", "sigmas"))),
+        ("--prompt", "prompt"),
         ("--prompt-file", "prompt_file"),
         ("--guidance-scale", "guidance_scale"),
     ):

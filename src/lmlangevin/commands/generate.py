@@ -54,7 +54,11 @@ def _memory_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--model", default="embedded", help="embedded, analytic-cifar10, a pipeline's folder, or a hub id.")
+@click.option(
+    "--model",
+    default="embedded",
+    help="embedded, analytic-cifar10, scenes or scenes-flow (text to image), a pipeline's folder, or a hub id.",
+)
 @click.option(
     "--scheduler",
     default="",

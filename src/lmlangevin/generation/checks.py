@@ -8,9 +8,10 @@ from typing import Any
 
 from lmlangevin.core.errors import LMLError
 from lmlangevin.generation.model_folder import check_model_folder
-from lmlangevin.scenes.models import SCENES
+from lmlangevin.scenes.models import SCENES, scenes_there
 
 BUILT_IN = ("embedded", "analytic-cifar10")
+"""Unconditional pixel models that come with the package."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -28,20 +29,29 @@ def flow_mismatch(scheduler: str, model: str, *, flow_model: bool) -> str:
     )
 
 
+def offered_models() -> tuple[str, ...]:
+    """Return the names of the models that lie in this copy of the package, text to image first."""
+    return (*scenes_there(), *BUILT_IN)
+
+
 def check_model(model: str) -> None:
     """Refuse a model that is no built-in one, no folder of a pipeline and no hub id; nothing is loaded.
 
     Raises:
         LMLError: For such a name, or a folder that cannot be loaded.
     """
-    if model in BUILT_IN or model in SCENES:
+    if model in offered_models():
         return
+    if model in SCENES:
+        raise LMLError(
+            f"model={model!r} does not lie in this copy of the package; give one of {', '.join(offered_models())}."
+        )
     folder = Path(model)
     if folder.is_dir():
         check_model_folder(folder)
     elif not _HUB_ID.fullmatch(model):
         raise LMLError(
-            f"model={model!r} is unknown; give {', '.join((*BUILT_IN, *SCENES))}, the folder of a diffusers pipeline, "
+            f"model={model!r} is unknown; give {', '.join(offered_models())}, the folder of a diffusers pipeline, "
             "or a hub id such as owner/name."
         )
 

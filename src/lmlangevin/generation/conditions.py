@@ -84,6 +84,13 @@ class Conditions:
         """The prompts of `prompt_file`."""
         return None if self.prompt_file is None else read_prompts(self.prompt_file)
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All prompts; none for a model that takes none."""
+        if self.prompts is not None:
+            return self.prompts.texts
+        return () if self.prompt is None else (self.prompt,)
+
     def prompt_of(self, index: int) -> str | None:
         """Return the prompt of an image."""
         if self.prompts is None:

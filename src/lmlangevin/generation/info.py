@@ -17,10 +17,18 @@ from lmlangevin.schedulers.presets import find_preset, grid_key, presets_version
 
 _CIFAR_NOTE = "made from CIFAR-10 (Krizhevsky 2009, JPEG re-encoded), which is given out for research without a licence"
 
+_DRAWN_NOTE = "trained on pictures that the package draws; there is no other data, and the licence is the package's"
+
 _MODELS = {
+    "scenes": ("text to image, 64x64, latent, guided: StableDiffusionPipeline, noise prediction", _DRAWN_NOTE),
+    "scenes-flow": ("text to image, 64x64, latent, guided: StableDiffusion3Pipeline, flow velocity", _DRAWN_NOTE),
     "embedded": ("unconditional 32x32 DDPM, noise prediction", _CIFAR_NOTE),
     "analytic-cifar10": ("Gaussian mixture with the exact score, noise or flow velocity", _CIFAR_NOTE),
     "features-cifar10": ("feature network of the Frechet distance, not a model to sample", _CIFAR_NOTE),
+    "scenes-reader": (
+        "reader and feature network of scenes, not a model to sample",
+        _DRAWN_NOTE,
+    ),
 }
 
 

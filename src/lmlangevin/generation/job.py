@@ -75,7 +75,7 @@ def generate(config: GenerateConfig, progress: Progress | None = None) -> Genera
 
     def prepare() -> tuple[GenerateConfig, LoadedModel, list[RunResult], bool]:
         own = dataclasses.replace(config, device=processes.device(config.device))
-        notes.extend(filter(None, [unknown_word_note(own)]))
+        notes.extend(filter(None, [unknown_word_note(own.model, own.texts)]))
         model = load_model(own, flow=find_scheduler(own.scheduler).flow)
         return own, model, plan_runs(own, model, notes), has_distance(own, model, notes)
 

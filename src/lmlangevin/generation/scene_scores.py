@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from lmlangevin.generation.images import read_png
@@ -16,18 +17,22 @@ SHOWN = ("colour", "shape", "texture", "spatial", "complete")
 _CHUNK = 256
 
 
-def unknown_word_note(config: GenerateConfig) -> str | None:
-    """Return a warning of the words of a job's prompts that the scenes models never saw; None where there are none."""
-    if config.model not in SCENES:
+def unknown_word_note(model: str, texts: Iterable[str]) -> str | None:
+    """Return a warning of the words of prompts that the scenes models never saw; None where there are none.
+
+    Args:
+        model: Name of the model; others than the scenes models are not warned of.
+        texts: The prompts.
+    """
+    if model not in SCENES:
         return None
     from lmlangevin.scenes import COLOURS, RELATIONS, SHAPES, TEXTURES, unknown_words
 
-    texts = config.prompts.texts if config.prompts is not None else (config.prompt or "",)
     words = list(dict.fromkeys(word for text in texts for word in unknown_words(text)))
     if not words:
         return None
     return (
-        f"model={config.model!r} never saw the word{'s' * (len(words) > 1)} {', '.join(words)}. It knows the shapes "
+        f"model={model!r} never saw the word{'s' * (len(words) > 1)} {', '.join(words)}. It knows the shapes "
         f"{', '.join(SHAPES)}; the colours {', '.join(COLOURS)}; the textures {', '.join(TEXTURES)}; and "
         f"{', '.join(RELATIONS)}."
     )
@@ -73,7 +78,7 @@ def score_lines(scores: dict[str, Any]) -> list[str]:
         if value is not None:
             low, high = value["interval"]
             words.append(f"{name} {100 * value['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]")
-    return lines + ([f"lml - plain, points with 95% interval: {', '.join(words)}"] if words else [])
+    return lines + ([f"difference lml - plain, points with 95% interval: {', '.join(words)}"] if words else [])
 
 
 def _scores(store: Store, run: str, requests: list[tuple[int, Any]]) -> dict[str, list[float | None]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from lmlangevin.core.errors import LMLError
@@ -16,6 +17,11 @@ def model_source(model: str) -> str:
     return str(resources.files("lmlangevin") / "assets" / model) if model in SCENES else model
 
 
+def scenes_there() -> tuple[str, ...]:
+    """Return those of `SCENES` whose weights lie in this copy of the package."""
+    return tuple(name for name in SCENES if (Path(model_source(name)) / "model_index.json").is_file())
+
+
 def load_pipeline(name: str = "scenes", **arguments: Any) -> Any:
     """Load a text-to-image pipeline that comes with the package, without a network.
 
@@ -27,12 +33,13 @@ def load_pipeline(name: str = "scenes", **arguments: Any) -> Any:
         The pipeline, 64x64 images, with its progress bar off.
 
     Raises:
-        LMLError: If there is none of that name.
+        LMLError: If there is none of that name in this copy of the package.
     """
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-    if name not in SCENES:
-        raise LMLError(f"name={name!r} is unknown; give one of {', '.join(SCENES)}.")
+    if name not in scenes_there():
+        what = "does not lie in this copy of the package" if name in SCENES else "is unknown"
+        raise LMLError(f"name={name!r} {what}; give one of {', '.join(scenes_there())}.")
     pipe = DiffusionPipeline.from_pretrained(model_source(name), local_files_only=True, **arguments)
     pipe.set_progress_bar_config(disable=True)
     return pipe
