@@ -40,6 +40,10 @@ NEEDED = (
     "assets/analytic-cifar10/mixture.safetensors",
     "assets/calibrations/embedded-8.json",
     "assets/presets.json",
+    "assets/scenes/model_index.json",
+    "assets/scenes/unet/diffusion_pytorch_model.safetensors",
+    "assets/scenes-reader/model.safetensors",
+    "assets/scenes-prompts/colour-seen.txt",
     "bench/suites/quick.toml",
     "reproduce/presets/cifar10.toml",
 )

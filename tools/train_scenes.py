@@ -1,10 +1,14 @@
-"""Train the scenes models from nothing: the autoencoder, the diffusion model, the flow model, and the reader.
+r"""Train the scenes models from nothing: the autoencoder, the diffusion model, the flow model, and the reader.
 
     python tools/train_scenes.py autoencoder --run RUNS/autoencoder --minutes 30 [--resume]
     python tools/train_scenes.py scenes --run RUNS/scenes --autoencoder RUNS/autoencoder --minutes 120
     python tools/train_scenes.py scenes-flow --run RUNS/scenes-flow --autoencoder RUNS/autoencoder --minutes 120
     python tools/train_scenes.py reader --run RUNS/reader --minutes 30
     python tools/train_scenes.py all --run RUNS --minutes 300
+
+    # on, from the weights that the package has, with other pictures:
+    python tools/train_scenes.py scenes --run RUN --minutes 120 --seed 1 --init src/lmlangevin/assets/scenes \
+        --autoencoder src/lmlangevin/assets/scenes
 
 Every picture is drawn for the step that uses it, so there is no data set. `all` trains one after the other: a tenth
 of its minutes for the autoencoder, a tenth for the reader, two fifths for each model. `tools/export_scenes.py`
@@ -14,7 +18,6 @@ measures what was trained, and writes the package's assets and their cards.
 from __future__ import annotations
 
 import argparse
-import functools
 import math
 import sys
 from collections.abc import Callable
@@ -67,23 +70,6 @@ def generator_of(step: int, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
-def repeat_pixels(model: nn.Module) -> None:
-    """Make diffusers' upsampling layers repeat pixels by an expansion, in place.
-
-    Compiled for a CPU in bfloat16, the gradient of the interpolation that they use is zero (seen with torch 2.13):
-    nothing before the last one learns.
-    """
-    from diffusers.models.upsampling import Upsample2D
-
-    def forward(layer: Any, x: Tensor, output_size: None = None) -> Tensor:
-        b, c, h, w = x.shape
-        return layer.conv(x.view(b, c, h, 1, w, 1).expand(b, c, h, 2, w, 2).reshape(b, c, 2 * h, 2 * w))
-
-    for layer in model.modules():
-        if isinstance(layer, Upsample2D):
-            layer.forward = functools.partial(forward, layer)
-
-
 def autoencoder_loss(args: argparse.Namespace, model: Any) -> Callable[[int], Tensor]:
     """Return the loss of a step: squared and absolute error, later that of the slopes, and the latents' size.
 
@@ -108,6 +94,14 @@ def autoencoder_loss(args: argparse.Namespace, model: Any) -> Callable[[int], Te
     return loss_of
 
 
+def pipeline_parts(folder: Path, names: list[str]) -> nn.ModuleDict:
+    """Return some networks of a saved pipeline, float32."""
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+    return nn.ModuleDict({name: getattr(pipe, name) for name in names})
+
+
 class Latents:
     """A stream of training latents and tokens, in which each picture is used `REUSE` times with other noise.
 
@@ -116,9 +110,12 @@ class Latents:
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
-        """Load the autoencoder whose newest checkpoint lies in `args.autoencoder`."""
-        self.vae = autoencoder()
-        self.vae.load_state_dict(averaged(args.autoencoder))
+        """Load the autoencoder of `args.autoencoder`, a run folder or that of a pipeline."""
+        if (args.autoencoder / "vae").is_dir():
+            self.vae: Any = pipeline_parts(args.autoencoder, ["vae"])["vae"]
+        else:
+            self.vae = autoencoder()
+            self.vae.load_state_dict(averaged(args.autoencoder))
         self.vae.to(args.device).eval().requires_grad_(False)
         self.args = args
         self.fresh = args.batch // REUSE
@@ -245,7 +242,7 @@ def flow_loss(args: argparse.Namespace, parts: nn.ModuleDict) -> Callable[[int],
 def run_kind(args: argparse.Namespace) -> None:
     """Train one network."""
     torch.manual_seed(args.seed)  # the initial weights; diffusers takes no generator for them
-    if args.kind in ("scenes", "scenes-flow"):
+    if args.kind in ("scenes", "scenes-flow") and not (args.autoencoder / "vae").is_dir():
         newest(args.autoencoder)
     if args.kind == "autoencoder":
         model: Any = autoencoder()
@@ -260,10 +257,7 @@ def run_kind(args: argparse.Namespace) -> None:
 
         model, loss = SceneReader(), reader_loss
     if args.init:
-        from safetensors.torch import load_file
-
-        model.load_state_dict({key: value.float() for key, value in load_file(args.init).items()})
-    repeat_pixels(model)
+        model = pipeline_parts(args.init, list(model))
     model.to(args.device).train()
     with torch.nn.attention.sdpa_kernel(
         [torch.nn.attention.SDPBackend.MATH]
@@ -278,11 +272,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=[*KINDS, "all"])
     add_arguments(parser, batch=64, lr=0.0, ema=0.9995)
-    parser.add_argument("--autoencoder", type=Path, help="run folder of the autoencoder")
+    parser.add_argument(
+        "--autoencoder", type=Path, help="run folder of the autoencoder, or folder of a pipeline that has it"
+    )
     parser.add_argument(
         "--width", type=int, nargs="+", help="channels a level of the UNet, or width of the transformer"
     )
-    parser.add_argument("--init", type=Path, help="safetensors file of a checkpoint's weights to start from")
+    parser.add_argument("--init", type=Path, help="folder of a pipeline to start from; give another --seed")
     args = parser.parse_args()
     if args.kind in ("scenes", "scenes-flow") and args.autoencoder is None:
         sys.exit("--autoencoder: name the run folder of the trained autoencoder")
